@@ -1,0 +1,84 @@
+# fedfleet. `make help` lists what there is; everything installs what it needs into .venv and .venv-tff.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+
+fits = $(shell for p in $(1); do $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && command -v $$p && break; done)
+PYTHON ?= $(call fits,python3 python3.13 python3.12 python3.11)
+PYTHON311 ?= $(shell for p in python3.11 python3; do $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && command -v $$p && break; done)
+VENV := .venv
+TFF := .venv-tff
+BIN := $(VENV)/bin
+PIP := -m pip install --quiet --disable-pip-version-check
+UV := .venv-lock/bin/uv
+LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+	--no-header --python-version 3.11
+TFF_TESTS := tests/wire tests/models tests/cloud
+
+.PHONY: help demo test test-main test-tff check format lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: ## Eight devices learn handwriting over MQTT, from nothing, in about a minute after installation
+	@echo "fedfleet demo: real digits, 8 devices, FedAvg over MQTT; the first time installs into $(VENV)"
+	@$(MAKE) -s --no-print-directory $(VENV)/sim.stamp
+	@$(BIN)/fedfleet simulate $(ARGS)
+
+test: test-main test-tff ## The whole suite, in both environments
+
+test-main: $(VENV)/dev.stamp ## The suite with the newest TensorFlow and ai-edge-litert
+	$(BIN)/python -m pytest $(ARGS)
+
+test-tff: ## The tests of models, cloud and wire with Python 3.11, TF 2.14, Keras 2, TFF 0.87, tflite-runtime
+	@if [ -z "$(PYTHON311)" ]; then \
+		echo "test-tff SKIPPED: it needs Python 3.11, which is not installed; nothing was run with TensorFlow 2.14"; \
+	else $(MAKE) --no-print-directory run-tff; fi
+
+.PHONY: run-tff
+run-tff: $(TFF)/dev.stamp
+	$(TFF)/bin/python -m pytest -p no:cacheprovider $(TFF_TESTS) $(ARGS)
+
+check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy edge cloud models firmware_sim
+	$(BIN)/python -m pytest -q tests/house
+
+format: $(VENV)/dev.stamp ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: .venv-lock/uv.stamp ## Pin all dependencies anew, one lock per deployment unit
+	$(LOCK) --extra edge pyproject.toml -o edge/lock.txt
+	$(LOCK) --extra edge32 pyproject.toml -o edge/lock-32.txt
+	$(LOCK) --extra sim --group dev pyproject.toml -o tests/lock.txt
+	$(LOCK) --extra models -c tests/lock.txt pyproject.toml -o models/lock.txt
+	$(LOCK) --extra cloud -c tests/lock.txt pyproject.toml -o cloud/lock.txt
+	$(LOCK) --extra sim -c tests/lock.txt pyproject.toml -o firmware_sim/lock.txt
+	$(filter-out --universal,$(LOCK)) tests/requirements-tff.txt -o tests/lock-tff.txt
+
+clean: ## Remove environments, caches and runs
+	rm -rf .venv .venv-tff .venv-lock runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+
+$(VENV)/bin/python:
+	@if [ -z "$(PYTHON)" ]; then echo "fedfleet needs Python 3.11, 3.12 or 3.13; none was found on PATH"; exit 2; fi
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/sim.stamp: firmware_sim/lock.txt pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python $(PIP) --require-hashes -r firmware_sim/lock.txt
+	$(BIN)/python $(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/dev.stamp: tests/lock.txt $(VENV)/sim.stamp
+	$(BIN)/python $(PIP) --require-hashes -r tests/lock.txt
+	@touch $@
+
+$(TFF)/dev.stamp: tests/lock-tff.txt
+	$(PYTHON311) -m venv $(TFF)
+	$(TFF)/bin/python $(PIP) --no-deps --require-hashes -r tests/lock-tff.txt
+	@touch $@
+
+.venv-lock/uv.stamp:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(PIP) uv
+	@touch $@
