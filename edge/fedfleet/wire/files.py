@@ -1,0 +1,42 @@
+"""Whole old or whole new: every write of state goes through here."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from fedfleet.wire.errors import StoreError
+
+
+def write(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: temporary file beside it, synced, renamed, folder synced. Raises StoreError."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        with suppress(OSError):  # what kept us from writing may keep us from tidying up as well
+            temporary.unlink()
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def remove(path: Path) -> None:
+    """Remove the file `path` if it is there. Raises StoreError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be removed: {error.strerror}") from None
+
+
+def sync(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,190 @@
+"""The messages of a federation: Plan, Task, Update, Receipt, Status. Values only, no I/O.
+
+Read this file first: a Task goes down once a round for the whole fleet, one Update comes up per device, and a
+Receipt says what became of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from fedfleet.wire import frames
+from fedfleet.wire.errors import FrameError
+from fedfleet.wire.record import Mismatch, build, plain, require
+from fedfleet.wire.topics import DIGEST
+
+T = TypeVar("T")
+CHUNK = 64 * 1024
+MAX_BLOB = 256 * 1024 * 1024
+MAX_ROUND = 2**53 - 1  # JSON readers in other languages keep integers only so far
+MAX_METRICS = 32
+STATES = ("ready", "training", "away", "lost")
+OUTCOMES = ("counted", "missing", "refused")
+SEEN = re.compile(r"[ -~]{0,200}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a device does with a task: how long, how fast, and how the result is encoded.
+
+    `epochs` passes over the device's examples, or exactly `steps` batches where that is above 0; `proximal` is
+    FedProx's mu (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds
+    of training, 0 meaning no bound.
+    """
+
+    epochs: int = 1
+    steps: int = 0
+    learning_rate: float = 0.1
+    momentum: float = 0.0
+    proximal: float = 0.0
+    clip_norm: float = 0.0
+    codec: str = "float32"
+    time_budget: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.epochs <= 10_000 and 0 <= self.steps <= 10_000_000, "epochs and steps must be in range")
+        require(self.epochs + self.steps > 0, "epochs or steps must be above 0")
+        require(self.learning_rate > 0, "learning_rate must be above 0")
+        require(0 <= self.momentum < 1, "momentum must be at least 0 and below 1")
+        require(min(self.proximal, self.clip_norm, self.time_budget) >= 0, "a bound must not be negative")
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A program or weights by name: the sha256 of its bytes, and how many there are."""
+
+    digest: str
+    size: int
+
+    def __post_init__(self) -> None:
+        require(DIGEST.fullmatch(self.digest) is not None, "digest must be 64 hexadecimal digits")
+        require(0 < self.size <= MAX_BLOB, f"a blob must have 1 to {MAX_BLOB} bytes")
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks of 64 KiB carry it; the last may be shorter."""
+        return -(-self.size // CHUNK)
+
+    @staticmethod
+    def of(data: bytes) -> Blob:
+        """Return the name of `data`."""
+        return Blob(hashlib.sha256(data).hexdigest(), len(data))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One round's work for the whole fleet. A newer task supersedes all others: the last round is over.
+
+    Each device decides alone whether it is called (`calls`); `seed` makes its batches reproducible; an update
+    counts within `deadline` seconds of the task's publication.
+    """
+
+    round: int
+    program: Blob
+    weights: Blob
+    plan: Plan
+    share: float = 1.0
+    seed: int = 0
+    deadline: float = 600.0
+
+    def __post_init__(self) -> None:
+        require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
+        require(0 < self.share <= 1, "share must be above 0 and at most 1")
+        require(0 <= self.seed <= MAX_ROUND, "seed must not be negative")
+        require(self.deadline > 0, "deadline must be above 0")
+
+    def calls(self, device: str) -> bool:
+        """Whether `device` takes part: each device decides alone, so there is no check-in."""
+        return draw("call", self.round, device) < self.share
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one device learned in one round: the encoded difference between its weights and the task's.
+
+    `device` comes from the topic, not from the frame. `metrics` are plain numbers (loss, seconds, bytes).
+    """
+
+    round: int
+    device: str
+    examples: int
+    codec: str
+    delta: bytes = field(repr=False)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
+        require(0 < self.examples <= MAX_ROUND, "examples must be above 0")
+        require(len(self.metrics) <= MAX_METRICS, f"more than {MAX_METRICS} metrics")
+        require(all(len(key) <= 32 for key in self.metrics), "a metric's name is too long")
+        require(0 < len(self.delta) <= MAX_BLOB, f"a delta must have 1 to {MAX_BLOB} bytes")
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """To a device: its update of `round` was counted, has parts missing, or was refused and why."""
+
+    round: int
+    outcome: str
+    missing: tuple[int, ...] = ()
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.outcome in OUTCOMES, f"outcome must be one of {', '.join(OUTCOMES)}")
+        require(SEEN.fullmatch(self.reason) is not None, "reason must be at most 200 printable characters")
+
+
+@dataclass(frozen=True)
+class Status:
+    """A device's presence, retained: `boot` counts its starts, so that a late will of an older start is told apart.
+
+    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none.
+    """
+
+    state: str
+    boot: int
+    declined: int = 0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.state in STATES, f"state must be one of {', '.join(STATES)}")
+        require(0 <= self.boot <= MAX_ROUND and 0 <= self.declined <= MAX_ROUND, "counts must not be negative")
+        require(SEEN.fullmatch(self.reason) is not None, "reason must be at most 200 printable characters")
+
+
+def seen(text: str) -> str:
+    """Return `text` as one line of at most 200 printable characters, as receipts and states carry it."""
+    return "".join(c if " " <= c <= "~" else "?" for c in " ".join(text.split()))[:200]
+
+
+def draw(purpose: str, round_: int, device: str) -> float:
+    """Return a number in [0, 1) that all sides draw alike: sha256 of `purpose:round:device`, first 8 bytes / 2^64."""
+    digest = hashlib.sha256(f"{purpose}:{round_}:{device}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def encode(message: Task | Receipt | Status) -> bytes:
+    """Return the frame of a message without a body."""
+    return frames.pack({"kind": type(message).__name__.lower(), **plain(message)})
+
+
+def decode(cls: type[T], frame: bytes) -> T:
+    """Return the message of type `cls` in `frame`; raises FrameError if it is none."""
+    header, body = frames.unpack(frame)
+    if body:
+        raise FrameError(f"a {cls.__name__.lower()} has no body")
+    return open_header(cls, header)
+
+
+def open_header(cls: type[T], header: dict[str, Any]) -> T:
+    """Return the `cls` that a frame's header describes; raises FrameError."""
+    kind = cls.__name__.lower()
+    if header.get("kind") != kind:
+        raise FrameError(f"expected a {kind}, got {str(header.get('kind'))[:32]!r}")
+    try:
+        return build(cls, header, strict=False)
+    except Mismatch as error:
+        raise FrameError(f"{kind}: {error}") from None

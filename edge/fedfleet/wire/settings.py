@@ -1,0 +1,69 @@
+"""One settings file a process: TOML into one frozen tree; an unknown key is an error that names it."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.record import Mismatch, build, require
+
+T = TypeVar("T")
+MAX_FILE = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Broker:
+    """Where the broker is. The password is read from the environment variable `password_env`, never from the file."""
+
+    host: str = "127.0.0.1"
+    port: int = 1883
+    keepalive: int = 60
+    username: str = ""
+    password_env: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.host), "host must not be empty")
+        require(1 <= self.port <= 65535, "port must be 1 to 65535")
+        require(5 <= self.keepalive <= 65535, "keepalive must be 5 to 65535 seconds")
+
+    @property
+    def password(self) -> str | None:
+        """The password, or None; raises SettingsError where the variable is named but not set."""
+        if not self.password_env:
+            return None
+        if self.password_env not in os.environ:
+            raise SettingsError(f"broker.password_env names {self.password_env}, which is not set in the environment")
+        return os.environ[self.password_env]
+
+
+def load(path: Path, cls: type[T]) -> T:
+    """Return the settings in the TOML file `path`; raises SettingsError that names the file and the key."""
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise SettingsError(f"{path}: a settings file has at most {MAX_FILE} bytes")
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SettingsError(f"{path}: no such settings file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not TOML: {error}") from None
+    try:
+        return build(cls, table, strict=True)
+    except Mismatch as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def parse_broker(address: str) -> Broker:
+    """Return the broker at `host:port` (port 1883 where it is left out); raises SettingsError."""
+    host, _, port = address.rpartition(":") if ":" in address else (address, "", "1883")
+    if not port.isdecimal() or not host:
+        raise SettingsError(f"broker {address!r} must be HOST or HOST:PORT")
+    try:
+        return Broker(host=host, port=int(port))
+    except Mismatch as error:
+        raise SettingsError(f"broker {address!r}: {error}") from None

@@ -1,0 +1,93 @@
+"""Messages: bounds of every field, and the draw by which each device decides alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fedfleet.wire.errors import FrameError
+from fedfleet.wire.frames import pack
+from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, draw, encode, seen
+from fedfleet.wire.record import Mismatch, plain
+from hypothesis import given
+from hypothesis import strategies as st
+
+TASK = Task(1, Blob("a" * 64, 10), Blob("b" * 64, 40), Plan())
+
+
+@given(
+    st.builds(
+        Plan,
+        epochs=st.integers(1, 100),
+        steps=st.integers(0, 100),
+        learning_rate=st.floats(1e-6, 10),
+        momentum=st.floats(0, 0.99),
+        proximal=st.floats(0, 10),
+        clip_norm=st.floats(0, 10),
+    ),
+    st.integers(1, 2**53 - 1),
+    st.floats(0.001, 1),
+)
+def test_a_task_survives_the_wire(plan: Plan, round_: int, share: float) -> None:
+    task = replace(TASK, plan=plan, round=round_, share=share)
+    assert decode(Task, encode(task)) == task
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"round": 0}, "round must be at least 1"),
+        ({"round": 2**60}, "round must be at least 1"),
+        ({"share": 0.0}, "share"),
+        ({"share": 1.5}, "share"),
+        ({"seed": -1}, "seed"),
+        ({"deadline": 0.0}, "deadline"),
+        ({"plan": {"epochs": 0}}, "epochs or steps"),
+        ({"plan": {"learning_rate": 0.0}}, "learning_rate"),
+        ({"plan": {"momentum": 1.0}}, "momentum"),
+        ({"plan": {"proximal": -1.0}}, "bound"),
+        ({"program": {"digest": "xyz", "size": 1}}, "64 hexadecimal"),
+        ({"program": {"digest": "a" * 64, "size": 0}}, "blob must have"),
+        ({"weights": {"digest": "a" * 64, "size": 2**40}}, "blob must have"),
+    ],
+)
+def test_a_task_out_of_bounds_is_refused(change: dict[str, object], text: str) -> None:
+    with pytest.raises(FrameError, match=text):
+        decode(Task, pack({"kind": "task", **plain(TASK), **change}))
+
+
+def test_other_kinds_and_bodies_are_refused() -> None:
+    with pytest.raises(FrameError, match="expected a task, got 'status'"):
+        decode(Task, encode(Status("ready", 1)))
+    with pytest.raises(FrameError, match="no body"):
+        decode(Status, pack({"kind": "status", "state": "ready", "boot": 1}, b"x"))
+    with pytest.raises(FrameError, match="state must be one of"):
+        decode(Status, pack({"kind": "status", "state": "asleep", "boot": 1}))
+    with pytest.raises(FrameError, match="outcome must be one of"):
+        decode(Receipt, pack({"kind": "receipt", "round": 1, "outcome": "lost"}))
+
+
+def test_an_update_is_bounded() -> None:
+    good = Update(1, "d", 5, "float32", b"1234")
+    for change in ({"examples": 0}, {"delta": b""}, {"round": 0}, {"metrics": {str(i): 0.0 for i in range(33)}}):
+        with pytest.raises(Mismatch):
+            replace(good, **change)  # type: ignore[arg-type]
+
+
+def test_reasons_become_one_printable_line() -> None:
+    assert seen("a\nb\tc \x00 é") == "a b c ? ?"
+    assert len(seen("x" * 999)) == 200
+    assert Receipt(1, "refused", reason=seen("tab\t" * 99)).reason.startswith("tab tab")
+
+
+def test_each_device_draws_for_itself_and_about_a_share_is_called() -> None:
+    task = replace(TASK, share=0.3)
+    called = [task.calls(f"d{i}") for i in range(2000)]
+    assert called == [task.calls(f"d{i}") for i in range(2000)]
+    assert 0.27 < sum(called) / len(called) < 0.33
+    assert called != [replace(task, round=2).calls(f"d{i}") for i in range(2000)]
+    assert all(TASK.calls(f"d{i}") for i in range(50))
+
+
+def test_the_draw_is_the_documented_hash() -> None:
+    assert draw("call", 1, "d0") == 0.6099523757451003
