@@ -1,0 +1,1 @@
+"""Keras model in, device program out: training on LiteRT builtins alone, no Flex ops."""

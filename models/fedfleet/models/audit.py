@@ -1,0 +1,141 @@
+"""A compiled program held against TensorFlow: builtin ops only, no rank-0 inputs, and one step that equals Keras's."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+
+from fedfleet.models.compiled import Compiled
+from fedfleet.models.program import SIGNATURES
+from fedfleet.models.runtime import interpreter
+from fedfleet.wire.errors import ModelError, ProgramError
+
+TOLERANCE = 1e-4
+# large, so that weights near 1 do not round the step away; a power of two, so that it rounds nothing itself
+RATE = 1024.0
+CUSTOM = schema.BuiltinOperator.CUSTOM
+NAMES = {number: name for name, number in vars(schema.BuiltinOperator).items() if isinstance(number, int)}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found: the program's size, its ops by name, the step's difference to Keras and its time here."""
+
+    parameters: int
+    program_bytes: int
+    ops: Mapping[str, int]
+    difference: float
+    step_ms: float
+
+
+def audit(model: Any, compiled: Compiled) -> Report:
+    """Runs the program beside the model it came from; ModelError where they differ or a device could not run it."""
+    ops = histogram(compiled.program)
+    run = _signatures(compiled)
+    batch = examples(compiled)
+    difference = _difference(model, compiled, run, batch)
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"one step of the program differs from Keras by {difference:.1e} (at most {TOLERANCE}); report it as a bug"
+        )
+    return Report(compiled.weights.size, len(compiled.program), ops, difference, _milliseconds(run, batch))
+
+
+def histogram(program: bytes) -> dict[str, int]:
+    """How often each op stands in the program; ModelError for an op that needs more than the LiteRT runtime."""
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(program, 0))
+    counts: Counter[str] = Counter()
+    for graph in model.subgraphs:
+        for op in graph.operators or []:
+            code = model.operatorCodes[op.opcodeIndex]
+            number = max(code.builtinCode, code.deprecatedBuiltinCode)
+            if number == CUSTOM:
+                name = (code.customCode or b"").decode()
+                raise ModelError(f"op {name} is no LiteRT builtin; replace the layer that needs it")
+            counts[NAMES[number]] += 1
+    return dict(sorted(counts.items()))
+
+
+def examples(compiled: Compiled) -> dict[str, npt.NDArray[Any]]:
+    """A random batch that fits the program, its last row masked where there are several; the same every time."""
+    random = np.random.default_rng(0)
+    rows = compiled.batch
+    weight = np.ones(rows, np.float32)
+    weight[1:][-1:] = 0
+    if compiled.loss == "sparse_categorical_crossentropy":
+        y: npt.NDArray[Any] = random.integers(0, compiled.output_shape[-1], rows).astype(np.int32)
+    else:
+        y = random.random((rows, *compiled.output_shape), np.float32)
+    return {"x": random.random((rows, *compiled.input_shape), np.float32), "y": y, "weight": weight}
+
+
+def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+    """TensorFlow's flat gradient of the masked mean loss by the model's trainable weights."""
+    y, weight = tf.constant(batch["y"]), tf.constant(batch["weight"])
+    with tf.GradientTape() as tape:
+        output = model(tf.constant(batch["x"]), training=False)
+        if loss == "sparse_categorical_crossentropy":
+            # log(softmax(z)) and z have the same cross-entropy, and only a model's probabilities are its own output
+            output = tf.math.log(output) if _probabilities(output) else output
+            each = tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+        else:
+            each = tf.reduce_mean(tf.reshape((output - y) ** 2, [len(weight), -1]), 1)
+        mean = tf.reduce_sum(each * weight) / tf.maximum(tf.reduce_sum(weight), 1.0)
+    parts = tape.gradient(mean, model.trainable_variables, unconnected_gradients="zero")
+    return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+
+
+def step_plan(rate: float = 0.0, momentum: float = 0.0, proximal: float = 0.0, clip: float = 0.0) -> dict[str, Any]:
+    """The scalars of the train signature, each of shape [1]."""
+    scalars = {"learning_rate": rate, "momentum": momentum, "proximal": proximal, "clip_norm": clip}
+    return {name: np.array([value], np.float32) for name, value in scalars.items()}
+
+
+def _probabilities(output: Any) -> bool:
+    """Whether all rows are distributions, as a final softmax makes them."""
+    values = output.numpy()
+    return bool((values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-4))
+
+
+def _signatures(compiled: Compiled) -> dict[str, Any]:
+    """The program's signatures as functions; ModelError for a rank-0 input or one that is missing."""
+    loaded = interpreter(compiled.program)
+    listed = loaded.get_signature_list()
+    if sorted(listed) != sorted(SIGNATURES):
+        raise ModelError(f"the program has the signatures {sorted(listed)}; compile it again")
+    run = {name: loaded.get_signature_runner(name) for name in SIGNATURES}
+    for name, signature in run.items():
+        for key, detail in signature.get_input_details().items():
+            if len(detail["shape"]) == 0:
+                raise ModelError(f"input {key} of {name} has rank 0, which crashes LiteRT on some boards")
+    return run
+
+
+def _difference(model: Any, compiled: Compiled, run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]]) -> float:
+    """The distance between the program's gradient and TensorFlow's, relative to the latter's norm."""
+    wanted = gradient(model, compiled.loss, batch).astype(np.float64)
+    try:
+        run["set"](weights=compiled.weights)
+        run["train"](**batch, **step_plan(RATE))
+        found = (compiled.weights.astype(np.float64) - run["get"]()["weights"]) / RATE
+    except (RuntimeError, ValueError) as error:
+        raise ProgramError(f"the LiteRT runtime cannot run the program: {str(error).splitlines()[0]}") from error
+    return float(np.linalg.norm(found - wanted)) / max(float(np.linalg.norm(wanted)), 1e-12)
+
+
+def _milliseconds(run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]], steps: int = 20) -> float:
+    """The best time of a step; the learning rate is 0."""
+    best = float("inf")
+    for _ in range(steps):
+        start = time.perf_counter()
+        run["train"](**batch, **step_plan())
+        best = min(best, time.perf_counter() - start)
+    return best * 1e3

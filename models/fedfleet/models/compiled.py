@@ -1,0 +1,176 @@
+"""A compiled model as data: the device program, its weights and their layout; loading it needs NumPy alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfleet.wire.errors import StoreError
+
+MAX_PARAMETERS = 64 * 2**20
+MAX_PROGRAM = 512 * 2**20
+MAX_HEADER = 8 * 2**20
+FORMAT = 1
+
+Weights = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor inside the flat weights: `size` float32 from `offset`, in C order; `shared` ones travel."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+    shared: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Compiled:
+    """A device program with the weights it starts from; shapes leave the batch out."""
+
+    program: bytes
+    weights: Weights
+    layout: tuple[Entry, ...]
+    loss: str
+    batch: int
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    @property
+    def digest(self) -> str:
+        """The program's name: its sha256 in hex."""
+        return hashlib.sha256(self.program).hexdigest()
+
+    def with_weights(self, weights: Weights) -> Compiled:
+        """The same program with other weights to start from."""
+        return replace(self, weights=weights)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes program.tflite, weights.bin (float32, little-endian) and program.json, the last one last."""
+        root = Path(folder)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            _replace(root / "program.tflite", self.program)
+            _replace(root / "weights.bin", self.weights.astype("<f4").tobytes())
+            _replace(root / "program.json", json.dumps(self._header(), indent=1).encode())
+        except OSError as error:
+            raise StoreError(f"{root}: cannot be written ({error.strerror}); free space or choose another") from error
+
+    def _header(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "digest": self.digest,
+            "parameters": int(self.weights.size),
+            "loss": self.loss,
+            "batch": self.batch,
+            "input_shape": self.input_shape,
+            "output_shape": self.output_shape,
+            "layout": [asdict(entry) for entry in self.layout],
+        }
+
+
+def load(folder: str | Path) -> Compiled:
+    """Reads what `save` wrote; StoreError if a file is missing, damaged or belongs to another program."""
+    root = Path(folder)
+    header = _header(root / "program.json")
+    try:
+        parameters = _natural(header["parameters"], MAX_PARAMETERS)
+        compiled = Compiled(
+            program=_read(root / "program.tflite", MAX_PROGRAM),
+            weights=_weights(root / "weights.bin", parameters),
+            layout=tuple(_entry(raw) for raw in header["layout"]),
+            loss=str(header["loss"]),
+            batch=_natural(header["batch"], 2**20),
+            input_shape=_shape(header["input_shape"]),
+            output_shape=_shape(header["output_shape"]),
+        )
+        expected = str(header["digest"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{root / 'program.json'}: a field is missing or wrong ({error!r}); compile again") from error
+    if compiled.digest != expected:
+        raise StoreError(f"{root / 'program.tflite'}: does not match the digest in program.json; compile again")
+    if not _gapless(compiled.layout, parameters):
+        raise StoreError(f"{root / 'program.json'}: the layout does not cover the weights; compile again")
+    return compiled
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The JSON object at `path`."""
+    try:
+        header = json.loads(_read(path, MAX_HEADER))
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path}: is not JSON; compile again") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise StoreError(f"{path}: is not format {FORMAT}; compile again or update fedfleet")
+    return header
+
+
+def _weights(path: Path, parameters: int) -> Weights:
+    raw = _read(path, parameters * 4)
+    if len(raw) != parameters * 4:
+        raise StoreError(f"{path}: has {len(raw)} bytes where {parameters * 4} belong; compile again")
+    return np.frombuffer(raw, "<f4").astype(np.float32)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """The file's bytes; refused before reading when it is larger than `limit`."""
+    try:
+        if path.stat().st_size > limit:
+            raise StoreError(f"{path}: is larger than the {limit} bytes it may have; compile again")
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror}); compile the model into this folder") from error
+
+
+def _entry(raw: dict[str, Any]) -> Entry:
+    shape = _shape(raw["shape"])
+    size, offset = _natural(raw["size"], MAX_PARAMETERS), _natural(raw["offset"], MAX_PARAMETERS)
+    if int(np.prod(shape, dtype=np.int64)) != size:
+        raise ValueError(f"size {size} of {raw['name']!r}")
+    return Entry(str(raw["name"]), shape, offset, size, bool(raw["shared"]))
+
+
+def _shape(raw: list[Any]) -> tuple[int, ...]:
+    if len(raw) > 8:
+        raise ValueError("more than 8 dimensions")
+    return tuple(_natural(n, MAX_PARAMETERS) for n in raw)
+
+
+def _natural(raw: Any, limit: int) -> int:
+    if not isinstance(raw, int) or isinstance(raw, bool) or not 0 <= raw <= limit:
+        raise ValueError(f"{raw!r} is not a whole number from 0 to {limit}")
+    return raw
+
+
+def _gapless(layout: tuple[Entry, ...], parameters: int) -> bool:
+    """Whether the entries follow each other from 0 to `parameters`."""
+    end = 0
+    for entry in layout:
+        if entry.offset != end:
+            return False
+        end += entry.size
+    return end == parameters
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Whole old or whole new: temporary file in the same folder, synced, renamed."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise

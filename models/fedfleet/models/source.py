@@ -1,0 +1,69 @@
+"""The user's model file: `path.py:function` to a Keras model, without touching sys.path or the working directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tensorflow as tf
+
+from fedfleet.wire.errors import ModelError
+
+
+def build(where: str) -> Any:
+    """The Keras model that `function` of `path.py:function` returns; the function takes no arguments."""
+    path, _, name = where.rpartition(":")
+    if not path or not name.isidentifier():
+        raise ModelError(f"{where!r} does not name a model; write it as my_model.py:build")
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; give the path of the Python file that builds the model")
+    function = getattr(_module(file), name, None)
+    if not callable(function):
+        raise ModelError(f"{file}: has no function {name!r}; define def {name}() that returns a Keras model")
+    model = _run(file, function)
+    if not isinstance(model, tf.keras.Model):
+        raise ModelError(f"{file}:{name} returned {type(model).__name__}; return a keras.Model")
+    return model
+
+
+def _module(file: Path) -> ModuleType:
+    """The file, executed as a module of its own, under a name that hides no other."""
+    name = f"fedfleet_source_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{file}: is not a Python file; give one that ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    loader = spec.loader
+    # dataclasses and pickles look their module up by name
+    sys.modules[name] = module
+    _run(file, lambda: loader.exec_module(module))
+    return module
+
+
+def _run(file: Path, work: Callable[[], Any]) -> Any:
+    """What `work` returns; whatever the user's code raises becomes a ModelError with its line."""
+    try:
+        return work()
+    # the one place outside the top loops that catches everything: the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
+        raise ModelError(f"{file}{_line(file, error)}: {type(error).__name__}: {_first(error)}") from error
+
+
+def _line(file: Path, error: BaseException) -> str:
+    """`:line` of the innermost frame in the user's file, if any."""
+    if isinstance(error, SyntaxError):
+        return f":{error.lineno}"
+    here = str(file.resolve())
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == here]
+    return f":{lines[-1]}" if lines else ""
+
+
+def _first(error: BaseException) -> str:
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return next((line for line in text.splitlines() if line.strip()), "no message")

@@ -1,0 +1,104 @@
+"""Models that cannot become a program: one line each, naming what is wrong and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from fedfleet.models import compiler
+from fedfleet.wire.errors import ModelError
+
+K = tf.keras
+layers = K.layers
+CROSS, SQUARE = "sparse_categorical_crossentropy", "mean_squared_error"
+
+
+def sequential(*stack: Any) -> Any:
+    return K.Sequential(list(stack))
+
+
+def two_inputs() -> Any:
+    a, b = K.Input((2,)), K.Input((2,))
+    return K.Model([a, b], layers.Dense(2)(layers.Add()([a, b])))
+
+
+def two_outputs() -> Any:
+    a = K.Input((2,))
+    return K.Model(a, [layers.Dense(2)(a), layers.Dense(2)(a)])
+
+
+def frozen() -> Any:
+    model = sequential(K.Input((2,)), layers.Dense(2))
+    model.trainable = False
+    return model
+
+
+REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
+    "unknown loss": (lambda: sequential(K.Input((2,)), layers.Dense(2)), "hinge", "unknown loss 'hinge'; use sparse_"),
+    "matrix for classes": (
+        lambda: sequential(K.Input((3, 2)), layers.Dense(2)), CROSS, "one output per class, at least 2, but .* [3, 2]"),
+    "one class": (lambda: sequential(K.Input((2,)), layers.Dense(1)), CROSS, "at least 2, but .* is [1]"),
+    "nothing to train": (frozen, CROSS, "has nothing to train; set trainable=True"),
+    "no weights": (lambda: sequential(K.Input((2, 2)), layers.Flatten()), SQUARE, "has nothing to train"),
+    "free size": (
+        lambda: sequential(K.Input((None, 3)), layers.Conv1D(2, 1)), SQUARE, "of unknown size; give every size"),
+    "two inputs": (two_inputs, CROSS, "has 2 inputs; a device program takes exactly one"),
+    "two outputs": (two_outputs, CROSS, "has 2 outputs; a device program takes exactly one"),
+    "no shape": (lambda: sequential(layers.Dense(2)), CROSS, "put keras.Input(shape) in front"),
+    "not a model": (lambda: "model", CROSS, "str is not a Keras model"),
+    "integers": (
+        lambda: sequential(K.Input((2,), dtype="int32"), layers.Embedding(5, 2), layers.Flatten()), SQUARE, "int32;"),
+    "unknown op": (
+        lambda: sequential(K.Input((2,)), layers.Dense(3, activation="gelu", name="odd"), layers.Dense(2)),
+        CROSS,
+        "layer 'odd': op Er",
+    ),
+    "average pool": (
+        lambda: sequential(K.Input((4, 4, 1)), layers.Dense(2), layers.AveragePooling2D(2, name="mean")),
+        SQUARE,
+        "layer 'mean': op AvgPool has no training program for the device; use MaxPooling2D",
+    ),
+    "groups": (
+        lambda: sequential(K.Input((4, 4, 2)), layers.Conv2D(2, 3, groups=2, name="split"), layers.Flatten()),
+        CROSS,
+        "layer 'split': grouped convolutions have no training program for the device; use groups=1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_model_is_refused_in_one_line(name: str) -> None:
+    build, loss, says = REFUSED[name]
+    with pytest.raises(ModelError) as caught:
+        compiler.compile(build(), loss)
+    text = str(caught.value)
+    assert all(part in text for part in says.split(" .* ")), text
+    assert "\n" not in text
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize("batch", [0, -1, 5000])
+def test_a_batch_out_of_range(batch: int) -> None:
+    with pytest.raises(ModelError, match="is out of range"):
+        compiler.compile(sequential(K.Input((2,)), layers.Dense(2)), CROSS, batch=batch)
+
+
+def test_too_many_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler, "MAX_PARAMETERS", 5)
+    with pytest.raises(ModelError, match="has 6 parameters, more than 5"):
+        compiler.compile(sequential(K.Input((2,)), layers.Dense(2)), CROSS)
+
+
+def test_assign_checks_before_it_writes() -> None:
+    model = sequential(K.Input((2,)), layers.Dense(2))
+    compiled = compiler.compile(model, CROSS, batch=1)
+    before = compiler.flatten(model)
+    with pytest.raises(ModelError, match="do not fit a layout of 6"):
+        compiler.assign(model, compiled.layout, np.ones(7, np.float32))
+    with pytest.raises(ModelError, match="the layout is not the model's"):
+        compiler.assign(model, compiled.layout[:1], np.ones(4, np.float32))
+    np.testing.assert_array_equal(compiler.flatten(model), before)
