@@ -1,0 +1,122 @@
+"""Fleets on one machine: real agents in processes of their own over a broker, or in this process over a loopback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fedfleet.edge.agent import Agent, birth, death
+from fedfleet.edge.data import Store
+from fedfleet.edge.local import LocalTrainer
+from fedfleet.edge.state import State
+from fedfleet.wire.bus import Will
+from fedfleet.wire.examples import Examples
+from fedfleet.wire.loopback import Hub
+from fedfleet.wire.settings import Broker
+from fedfleet.wire.topics import Topics
+
+GOODBYE = 5.0
+STORE_BYTES = 64 * 1024 * 1024
+
+
+class Fleet(Protocol):
+    """Devices that train."""
+
+    def step(self) -> None:
+        """Give devices that have no life of their own some time."""
+
+    def gone(self) -> list[str]:
+        """Return the devices that ended, in order, for the owner to know."""
+
+    def close(self) -> None:
+        """End all devices."""
+
+
+def device_id(index: int) -> str:
+    """Return the name of a simulated device."""
+    return f"d{index}"
+
+
+def fill(folder: Path, parts: Sequence[Examples]) -> None:
+    """Give each device a folder below `folder` with a store that holds its part of the examples."""
+    for index, part in enumerate(parts):
+        need = 2 * (part.x.nbytes + part.y.nbytes)
+        Store.open(folder / device_id(index) / "state" / "examples", max(STORE_BYTES, need)).append(part)
+
+
+class ProcessFleet:
+    """Agents as the operating system sees them on a board: one process each, and its training child."""
+
+    def __init__(self, folder: Path, devices: int, fleet: str, broker: Broker) -> None:
+        """Start `devices` agents on the stores that `fill` made."""
+        self._agents: dict[str, subprocess.Popen[bytes]] = {}
+        for device in map(device_id, range(devices)):
+            settings = folder / device / "agent.toml"
+            settings.write_text(
+                f'device = "{device}"\nfleet = "{fleet}"\n\n'
+                f'[broker]\nhost = "{broker.host}"\nport = {broker.port}\nkeepalive = {broker.keepalive}\n'
+            )
+            with (folder / device / "agent.log").open("ab") as log:
+                self._agents[device] = subprocess.Popen(
+                    [sys.executable, "-m", "fedfleet.sim.board", str(os.getpid()), "--settings", str(settings)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for us: we end them in order
+                )
+
+    def step(self) -> None:
+        """Nothing: processes run by themselves."""
+
+    def pids(self) -> dict[str, int]:
+        """Return the process id of each agent."""
+        return {device: process.pid for device, process in self._agents.items()}
+
+    def gone(self) -> list[str]:
+        """Return the devices whose agent has ended."""
+        return [device for device, process in self._agents.items() if process.poll() is not None]
+
+    def close(self) -> None:
+        """Ask all agents to end, and kill those that have not within 5 s."""
+        for process in self._agents.values():
+            process.terminate()
+        deadline = time.monotonic() + GOODBYE
+        for process in self._agents.values():
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+class LoopbackFleet:
+    """The same agents in this process, one after the other: slower, quieter, and a debugger can follow them."""
+
+    def __init__(self, folder: Path, devices: int, fleet: str, hub: Hub, clock: Callable[[], float]) -> None:
+        """Connect `devices` agents to `hub`, on the stores that `fill` made."""
+        topics = Topics(fleet)
+        self._agents = []
+        for device in map(device_id, range(devices)):
+            state = State(folder / device / "state")
+            state.begin()
+            bus = hub.connect(Will(topics.status(device), birth(state), death(state)))
+            self._agents.append(Agent(device, topics, bus, state, LocalTrainer(device, state.examples), clock))
+
+    def step(self) -> None:
+        """Step each agent once."""
+        for agent in self._agents:
+            agent.step(0)
+
+    def gone(self) -> list[str]:
+        """None: they live as long as we do."""
+        return []
+
+    def close(self) -> None:
+        """Say goodbye for all."""
+        for agent in self._agents:
+            agent.close()

@@ -1,0 +1,277 @@
+"""One run from data to report: a fleet learns, and what that bought is measured."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.strategies import strategy
+from fedfleet.models.compiled import Compiled
+from fedfleet.models.quiet import quiet
+from fedfleet.sim import report
+from fedfleet.sim.baselines import Job, alone_and_central
+from fedfleet.sim.brokers import running
+from fedfleet.sim.datasets import Dataset, load
+from fedfleet.sim.fleet import Fleet, LoopbackFleet, ProcessFleet, fill
+from fedfleet.sim.live import Screen, headline
+from fedfleet.sim.record import Facts, Outcome, Recorder, read
+from fedfleet.sim.split import histogram, split
+from fedfleet.wire.bus import Bus
+from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.examples import Examples
+from fedfleet.wire.loopback import Hub
+from fedfleet.wire.messages import Plan
+from fedfleet.wire.mqtt import MqttBus
+from fedfleet.wire.topics import Topics
+
+ENGINES = ("mqtt", "loopback")
+UNITS = {"turbofan": "cycles"}
+TICK = 0.05
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size."""
+
+    data: str = "digits"
+    devices: int = 8
+    split: str = "dirichlet:0.5"
+    strategy: str = "fedavg"
+    engine: str = "mqtt"
+    broker: str = "auto"
+    model: str = ""
+    batch: int = 16
+    seed: int = 0
+    rounds: Rounds = field(default_factory=Rounds)
+    plan: Plan = field(default_factory=Plan)
+    baselines: bool = True
+
+    @property
+    def kind(self) -> str:
+        """What kind of data: the part of `data` before the colon."""
+        return self.data.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a run plays with once the data is there: one line for the screen, the run folder, who holds what."""
+
+    run: str
+    folder: Path
+    dataset: Dataset
+    parts: list[Examples]
+    recorder: Recorder
+    screen: Screen
+
+
+def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
+    """Run `wanted` into a new folder below `out` and return it; Ctrl-C ends all processes and leaves a readable run.
+
+    Raises FedfleetError for what the owner can mend, KeyboardInterrupt when interrupted.
+    """
+    check(wanted)
+    dataset = load(wanted.data, wanted.seed)
+    parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
+    run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
+    recorder = Recorder(_fresh(out / run))
+    head = (
+        f"{recorder.folder}: {sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split}), "
+    )
+    head += f"{len(dataset.test.x)} held out"
+    unit = UNITS.get(wanted.kind, "")
+    with Screen(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
+        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen)
+        try:
+            _play(wanted, stage)
+        finally:
+            if (stage.folder / "run.json").exists():
+                page = report.write(stage.folder)
+                screen.table(report.table(read(stage.folder)))
+                screen.say(f"report: {page}")
+    return stage.folder
+
+
+def check(wanted: Simulation) -> None:
+    """Raise SettingsError for what could not be run, before anything is started."""
+    strategy(wanted.strategy)
+    if wanted.engine not in ENGINES:
+        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    if not 1 <= wanted.devices <= 1000:
+        raise SettingsError("devices must be 1 to 1000: each is a process of its own")
+    if wanted.rounds.quorum > wanted.devices:
+        raise SettingsError(f"a quorum of {wanted.rounds.quorum} cannot be reached by {wanted.devices} devices")
+
+
+def _play(wanted: Simulation, stage: Stage) -> None:
+    began = time.monotonic()
+    fill(stage.folder / "devices", stage.parts)
+    with ExitStack() as stack:
+        bus, fleet, broker = stack.enter_context(_connected(wanted, stage))
+        stage.screen.progress(0, 0, 0, "compiling the model while the devices start")
+        with quiet(stage.folder / "tensorflow.log"):
+            # Here and not at the top: TensorFlow takes seconds to load, and the devices start meanwhile.
+            from fedfleet.sim import program as programs
+
+            model = programs.build(stage.dataset, wanted.kind, wanted.model, wanted.seed)
+            compiled = programs.compiled(model, stage.dataset, wanted.batch)
+            scorer = evaluator(compiled, stage.dataset.test, stage.dataset.target_scale)
+        stage.recorder.facts(_facts(wanted, stage, compiled, broker, programs.versions()))
+        stage.screen.say(headline(read(stage.folder).facts))
+        records = list[RoundRecord]()
+        try:
+            weights = _federate(wanted, stage, compiled, scorer, (bus, fleet), records)
+        except KeyboardInterrupt:
+            stage.recorder.outcome(_outcome(stage, records, began, finished=False))
+            raise
+    with quiet(stage.folder / "tensorflow.log"):
+        programs.export(model, compiled, weights, stage.folder / "model")
+    outcome = _outcome(stage, records, began, finished=True)
+    stage.recorder.outcome(outcome)
+    if wanted.baselines:
+        stage.recorder.outcome(_compared(wanted, stage, compiled, scorer, outcome))
+
+
+@contextmanager
+def _connected(wanted: Simulation, stage: Stage) -> Iterator[tuple[Bus, Fleet, str]]:
+    """A fleet that is starting, and the aggregator's bus; all ended when the block is left."""
+    folder = stage.folder / "devices"
+    with ExitStack() as stack:
+        if wanted.engine == "loopback":
+            hub = Hub()
+            fleet: Fleet = LoopbackFleet(folder, wanted.devices, _fleet_name(stage), hub, time.monotonic)
+            stack.callback(fleet.close)
+            yield hub.connect(), fleet, "in memory"
+            return
+        broker, name = stack.enter_context(running(wanted.broker, stage.folder))
+        bus = MqttBus(broker, f"{_fleet_name(stage)}-cloud")
+        stack.callback(bus.close)
+        fleet = ProcessFleet(folder, wanted.devices, _fleet_name(stage), broker)
+        stack.callback(fleet.close)
+        yield bus, fleet, name
+
+
+def _federate(
+    wanted: Simulation,
+    stage: Stage,
+    compiled: Compiled,
+    scorer: Evaluate,
+    link: tuple[Bus, Fleet],
+    records: list[RoundRecord],
+) -> Weights:
+    """Run all rounds and return the final weights; `records` gains one entry a round."""
+    bus, fleet = link
+    from fedfleet.sim.events import Events
+
+    events = Events(stage.folder)
+
+    def ended(record: RoundRecord) -> None:
+        records.append(record)
+        stage.recorder.round(record)
+        events.round(record)
+        stage.screen.round(record)
+
+    rounds = replace(wanted.rounds, devices=wanted.devices)
+    plan = strategy(wanted.strategy)
+    federation = Federation(compiled.program, compiled.weights, plan, wanted.plan, rounds, wanted.seed)
+    journal = Journal(stage.folder / "cloud")
+    try:
+        aggregator = Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, time.monotonic, scorer, ended)
+        while not aggregator.done:
+            aggregator.step(TICK if wanted.engine == "mqtt" else 0)
+            fleet.step()
+            gone = fleet.gone()
+            if len(gone) == wanted.devices:
+                raise SettingsError(f"all agents ended; {stage.folder}/devices/{gone[0]}/agent.log says why")
+            note = f"; ended: {', '.join(gone[:4])}" if gone else ""
+            stage.screen.progress(*aggregator.progress(), aggregator.waiting() + note)
+        aggregator.retire()
+    finally:
+        journal.close()
+        events.close()
+    return aggregator.weights
+
+
+def _compared(wanted: Simulation, stage: Stage, compiled: Compiled, scorer: Evaluate, outcome: Outcome) -> Outcome:
+    """Train each device alone and all data in one place, and return `outcome` with their scores."""
+    path = stage.folder / "model" / "program.tflite"
+    job = Job(path, compiled.digest, compiled.weights, wanted.plan, wanted.rounds.total, wanted.seed)
+    scores = []
+    for done, weights in enumerate(alone_and_central(job, stage.parts, stage.folder / "baselines.log")):
+        scores.append(scorer(weights)[stage.dataset.metric])
+        what = "all data in one place" if done == 0 else f"device {done} of {wanted.devices} alone"
+        stage.screen.progress(wanted.rounds.total, 0, 0, f"for comparison: {what} trained")
+    return replace(outcome, central=scores[0], alone=tuple(scores[1:]))
+
+
+def _outcome(stage: Stage, records: list[RoundRecord], began: float, *, finished: bool) -> Outcome:
+    return Outcome(
+        finished=finished,
+        rounds=sum(record.state == "closed" for record in records),
+        weights=records[-1].weights if records else "",
+        federation=records[-1].scores.get(stage.dataset.metric) if records else None,
+        alone=(),
+        central=None,
+        seconds=time.monotonic() - began,
+        device_rss_mib=max((record.device_rss_mib for record in records), default=0.0),
+        bytes_up=sum(record.bytes_up for record in records),
+        bytes_down=sum(record.bytes_down for record in records),
+    )
+
+
+def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, versions: dict[str, str]) -> Facts:
+    counts, labels = histogram(stage.dataset, stage.parts)
+    return Facts(
+        id=stage.run,
+        data=wanted.data,
+        split=wanted.split,
+        strategy=wanted.strategy,
+        engine=wanted.engine,
+        broker=broker,
+        seed=wanted.seed,
+        devices=wanted.devices,
+        rounds=wanted.rounds.total,
+        metric=stage.dataset.metric,
+        scale=stage.dataset.target_scale,
+        unit=UNITS.get(wanted.kind, ""),
+        parameters=int(compiled.weights.size),
+        program=compiled.digest,
+        program_bytes=len(compiled.program),
+        versions=versions | _versions(),
+        counts=tuple(tuple(int(n) for n in row) for row in counts),
+        labels=labels,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "numpy": np.__version__}
+    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "paho-mqtt"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _fleet_name(stage: Stage) -> str:
+    """A name of its own for each run, so that runs can share a broker."""
+    return stage.run[-36:]
+
+
+def _fresh(folder: Path) -> Path:
+    """Return `folder`, or one beside it with a number where that is taken."""
+    names = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 100))]
+    return next((name for name in names if not name.exists()), names[-1])

@@ -1,0 +1,34 @@
+"""A trainer of zero cost, for trying protocols with fleets larger than this machine could train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from fedfleet.edge.local import batch_seed, read_weights
+from fedfleet.edge.trainer import Stop
+from fedfleet.wire.codecs import codec
+from fedfleet.wire.messages import Task, Update
+
+
+class SeededTrainer:
+    """Moves the weights by seeded noise, different for every device and round; asks `stop` once."""
+
+    def __init__(self, device: str, examples: int = 10) -> None:
+        """Pretend that `device` holds so many examples."""
+        self._device = device
+        self._examples = examples
+
+    def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
+        """Return the update that this device always makes in this round."""
+        if stop():
+            return None
+        start = read_weights(weights, task.weights.digest)
+        noise = np.random.PCG64(batch_seed(task, self._device)).random_raw(start.size)
+        delta = ((noise >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1) * np.float32(0.01)
+        data = codec(task.plan.codec).shrink(delta)
+        return Update(task.round, self._device, self._examples, task.plan.codec, data, {"loss": 1.0})
+
+    def close(self) -> None:
+        """Nothing was started."""
