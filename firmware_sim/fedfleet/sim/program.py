@@ -29,9 +29,7 @@ def build(dataset: Dataset, kind: str, model: str, seed: int) -> Any:
         return zoo.turbofan(seed=seed)
     x = dataset.train.x.astype(np.float64)
     if x.ndim != 2:
-        raise ModelError(
-            f"no ready model takes examples of shape {list(x.shape[1:])}; name yours: --model FILE.py:F"
-        )
+        raise ModelError(f"no ready model takes examples of shape {list(x.shape[1:])}; name yours: --model FILE.py:F")
     spread = (x.mean(axis=0), np.maximum(x.var(axis=0), VARIANCE))
     targets = 1 if dataset.train.y.ndim == 1 else dataset.train.y.shape[1]
     return zoo.tabular(x.shape[1], dataset.classes, targets=targets, spread=spread, seed=seed)
