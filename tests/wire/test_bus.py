@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from brokers import KINDS
+
 from fedfleet.sim import brokers
 from fedfleet.sim.brokers import running
 from fedfleet.wire.bus import Bus, Delivery, Will
@@ -122,7 +123,8 @@ def test_subscriptions_and_birth_survive_a_lost_link(kind: str, tmp_path: Path) 
         assert collect(bus, 1) == [(f"{ROOT}/task", b"1")]
         cut_link(bus)
         writer.publish(f"{ROOT}/task", b"2", retain=True)
-        assert (f"{ROOT}/task", b"2") in collect(bus, 2, 10.0)
+        while collect(bus, 1, 10.0)[-1] != (f"{ROOT}/task", b"2"):
+            pass  # the old one may come once more with the subscription
         writer.close()
         bus.close()
 
@@ -150,7 +152,9 @@ def test_refused_credentials_are_named(tmp_path: Path) -> None:
         process = subprocess.Popen([path, "-c", str(tmp_path / "m.conf")], stdout=log, stderr=log)
     try:
         brokers._await(Broker(port=port), process, tmp_path / "m.log")
-        with pytest.raises(BusDown, match=r"refused eve: it answered: Not authorized; check host, port and credentials"):
+        with pytest.raises(
+            BusDown, match=r"refused eve: it answered: Not authorized; check host, port and credentials"
+        ):
             MqttBus(Broker(port=port), "eve")
     finally:
         process.terminate()

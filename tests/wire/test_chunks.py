@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from fedfleet.wire.chunks import Assembly, cut, join, open_part, split
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.frames import pack
 from fedfleet.wire.messages import CHUNK, Blob, Update
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 @settings(max_examples=30)
@@ -66,5 +67,15 @@ def test_a_part_with_absurd_fields_is_refused() -> None:
     with pytest.raises(FrameError, match="examples"):
         join("d1", type(part)(4, 0, "float32", part.blob, 0), b"1234")
     with pytest.raises(FrameError, match="blob must have"):
-        open_part(pack({"kind": "part", "round": 1, "examples": 1, "codec": "x", "index": 0,
-                        "blob": {"digest": "0" * 64, "size": 2**50}}))
+        open_part(
+            pack(
+                {
+                    "kind": "part",
+                    "round": 1,
+                    "examples": 1,
+                    "codec": "x",
+                    "index": 0,
+                    "blob": {"digest": "0" * 64, "size": 2**50},
+                }
+            )
+        )

@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fedfleet.wire import frames
 from fedfleet.wire.chunks import open_part, split
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, encode
-from hypothesis import given
-from hypothesis import strategies as st
 
 DOC = Path(__file__).parents[2] / "docs" / "wire.md"
 GOLDEN_TASK = Task(3, Blob("0" * 64, 1024), Blob("f" * 64, 4096), Plan(), 0.5, 7, 60.0)
@@ -24,7 +25,11 @@ GOLDEN = {
 }
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )

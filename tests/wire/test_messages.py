@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.frames import pack
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, draw, encode, seen
 from fedfleet.wire.record import Mismatch, plain
-from hypothesis import given
-from hypothesis import strategies as st
 
 TASK = Task(1, Blob("a" * 64, 10), Blob("b" * 64, 40), Plan())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
+
 from fedfleet.wire.record import Mismatch, build, plain, require
 
 

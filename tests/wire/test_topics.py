@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fedfleet.wire.bus import matches
 from fedfleet.wire.errors import FrameError, SettingsError
 from fedfleet.wire.topics import Topics, name

@@ -1,0 +1,1 @@
+"""The operator's door: `fedfleet <verb>` parses, calls and prints."""

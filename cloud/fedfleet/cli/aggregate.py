@@ -1,0 +1,85 @@
+"""`fedfleet aggregate`: the cloud's side of a federation, against a broker that someone runs."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedfleet.cli.terminal import announce, interruptible
+from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.federation import Federation, RoundRecord
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.settings import AggregatorSettings, load_aggregator
+from fedfleet.cloud.strategies import strategy
+from fedfleet.models.compiled import load
+from fedfleet.wire.examples import read
+from fedfleet.wire.mqtt import MqttBus
+from fedfleet.wire.topics import Topics
+
+EXAMPLES = """
+[bold]examples[/bold]
+
+fedfleet aggregate settings.toml
+"""
+TICK = 0.2
+SAY_AGAIN = 30.0
+
+
+def aggregate(
+    settings: Annotated[Path, typer.Argument(help="The aggregator's settings (TOML).")],
+) -> None:
+    """Run a federation to its end; started again after any stop, it goes on where it was."""
+    found = load_aggregator(settings)
+    console = Console()
+    announce(f"fedfleet aggregate: fleet {found.fleet}, {found.rounds.total} rounds of {found.strategy}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with interruptible():
+        _serve(found, settings.resolve().parent, console)
+
+
+def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
+    def report(record: RoundRecord) -> None:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
+        turnout = f"{record.reported} of {record.called} reported, {record.late} late"
+        console.print(
+            f"round {record.round} {record.state}: {turnout}, {record.seconds:.1f} s; {scores or 'no scores'}"
+        )
+
+    compiled = load(base / settings.model)
+    scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
+    rule = strategy(settings.strategy)
+    federation = Federation(compiled.program, compiled.weights, rule, settings.plan, settings.rounds, settings.seed)
+    with ExitStack() as stack:
+        journal = Journal(base / settings.state)
+        stack.callback(journal.close)
+        bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
+        stack.callback(bus.close)
+        topics = Topics(settings.fleet)
+        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
+        _run(aggregator, console)
+        compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
+        console.print(f"done: the trained model is in {base / settings.state / 'model'}")
+
+
+def _run(aggregator: Aggregator, console: Console) -> None:
+    said, at = "", 0.0
+    while not aggregator.done:
+        aggregator.step(TICK)
+        waiting = aggregator.waiting()
+        if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:
+            console.print(f"waiting: {waiting}", highlight=False)
+            said, at = waiting, time.monotonic()
+    aggregator.retire()
+
+
+def _relative(spec: str, base: Path) -> str:
+    """Return `scheme:FILE` with FILE relative to the settings file's folder."""
+    scheme, colon, path = spec.partition(":")
+    return f"{scheme}{colon}{base / path}" if colon else spec

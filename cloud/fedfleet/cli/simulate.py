@@ -1,0 +1,82 @@
+"""`fedfleet simulate`: a whole fleet on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fedfleet.cli.terminal import announce, interruptible, needs
+from fedfleet.cloud.settings import Rounds
+from fedfleet.wire import files
+from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.messages import Plan
+from fedfleet.wire.record import Mismatch
+
+EXAMPLES = """
+[bold]examples[/bold]
+
+fedfleet simulate
+
+fedfleet simulate --devices 20 --rounds 50 --data mnist:DIR --split dirichlet:0.1
+
+fedfleet simulate --data turbofan:DIR --split natural --devices 100
+
+fedfleet simulate --data 'csv:pumps.csv?label=failure' --model my_model.py:build
+"""
+
+
+def simulate(
+    devices: Annotated[int, typer.Option(help="How many devices; each is an OS process of its own.")] = 8,
+    rounds: Annotated[int, typer.Option(help="How many rounds.")] = 30,
+    data: Annotated[
+        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
+    ] = "digits",
+    split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
+    strategy: Annotated[str, typer.Option(help="fedavg | fedavgm | fedprox")] = "fedavg",
+    engine: Annotated[str, typer.Option(help="mqtt: processes over a broker; loopback: all in this process.")] = "mqtt",
+    broker: Annotated[
+        str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
+    ] = "auto",
+    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    epochs: Annotated[int, typer.Option(help="Passes over a device's examples in a round.")] = 2,
+    learning_rate: Annotated[float, typer.Option(help="The devices' learning rate.")] = 0.02,
+    momentum: Annotated[float, typer.Option(help="The devices' momentum.")] = 0.9,
+    batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
+    share: Annotated[float, typer.Option(help="Share of the fleet that a round calls.")] = 1.0,
+    deadline: Annotated[float, typer.Option(help="Seconds after which a round ends without the late.")] = 120.0,
+    seed: Annotated[int, typer.Option(help="One seed, one result, bit for bit.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder for runs; each gets one of its own in it.")] = Path("runs"),
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
+) -> None:
+    """Simulate a fleet: real agents train, a real broker carries, and a report says what federating bought."""
+    announce(f"fedfleet simulate: {data} on {devices} devices, {rounds} rounds of {strategy}")
+    # Here and not at the top: the line above must not wait for NumPy and scikit-learn.
+    with needs("sim"):
+        from fedfleet.sim import record, report
+        from fedfleet.sim import simulate as engine_room
+
+    try:
+        wanted = engine_room.Simulation(
+            data=data,
+            devices=devices,
+            split=split,
+            strategy=strategy,
+            engine=engine,
+            broker=broker,
+            model=model,
+            batch=batch,
+            seed=seed,
+            rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline),
+            plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum),
+        )
+    except Mismatch as error:
+        raise SettingsError(str(error)) from None
+    with interruptible():
+        folder = engine_room.simulate(wanted, out, Console())
+    if json_file is not None:
+        files.write(json_file, json.dumps(record.document(folder), indent=1).encode())
+    print("result", *(f"{key}={value}" for key, value in report.figures(record.read(folder)).items()))

@@ -1,0 +1,38 @@
+"""What all verbs do alike at the terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from fedfleet.wire.errors import SettingsError
+
+
+def announce(text: str) -> None:
+    """Print a verb's first line at once, before anything heavy is loaded."""
+    Console().print(text, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn Ctrl-C into one line and exit code 130, after everything inside has been ended in order."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("fedfleet: interrupted; everything that was started has been ended", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Import what an extra brings; raises SettingsError that names the extra where it is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("fedfleet"):
+            raise
+        raise SettingsError(f"{error.name} is not installed: pip install 'fedfleet[{extra}]'") from None

@@ -1,0 +1,280 @@
+"""The aggregator: publishes tasks, folds updates, steps the model, and does it all again from its journal.
+
+One thread, driven by `step`, like the agent. What decides is in `rounds`, what sums in `sums`, what lasts in `journal`;
+here they are tied to the bus.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
+from fedfleet.cloud.inbox import Inbox
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.presence import Presence
+from fedfleet.cloud.rounds import Round, Verdict
+from fedfleet.cloud.strategies import Moments
+from fedfleet.wire.bus import Bus, Delivery
+from fedfleet.wire.chunks import cut
+from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import FrameError, StoreError
+from fedfleet.wire.messages import Blob, Receipt, Status, Task, Update, decode, encode
+from fedfleet.wire.topics import Topics
+
+log = logging.getLogger("fedfleet.aggregator")
+MAX_METRIC = 2.0**53
+
+
+class Aggregator:
+    """One federation. Build it, then call `step` until `done`."""
+
+    def __init__(
+        self,
+        federation: Federation,
+        topics: Topics,
+        bus: Bus,
+        journal: Journal,
+        clock: Callable[[], float],
+        evaluate: Evaluate | None = None,
+        report: Callable[[RoundRecord], None] = lambda _: None,
+    ) -> None:
+        """Pick up where `journal` ends. `evaluate` scores weights; `report` is told of every round that ends."""
+        self._federation = federation
+        self._plan = federation.strategy.plan(federation.plan)
+        self._topics = topics
+        self._bus = bus
+        self._journal = journal
+        self._clock = clock
+        self._evaluate = evaluate
+        self._report = report
+        self.weights, self._moments = self._restore()
+        self.done = journal.closed_rounds() >= federation.rounds.total
+        self._last_round = journal.last_round()
+        self._underway = self._last_round > 0
+        self._program = journal.put(federation.program)
+        self._round: Round | None = None
+        self._began = clock()
+        self._bytes_up = 0
+        ended = journal.ended_task()
+        self._superseded = [ended.weights] if ended else []
+        self.presence = Presence()
+        self._inbox = Inbox(self._plan.codec, self.weights.size)
+        # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
+        # is known before the first device is.
+        for pattern in (topics.task, topics.status(), topics.update()):
+            bus.subscribe(pattern)
+        if not self.done:
+            self._publish(federation.program, self._program)
+
+    def step(self, timeout: float) -> None:
+        """Handle what arrives within `timeout` seconds; end the round, and begin the next one, when it is time."""
+        for delivery in self._bus.deliveries(timeout):
+            self._handle(delivery)
+        if self.done:
+            return
+        if self._round is None:
+            if self._ready():
+                self._begin()
+            return
+        verdict = self._round.verdict(self._clock() - self._began)
+        if verdict.state != "open":
+            self._end(self._round, verdict)
+
+    def waiting(self) -> str:
+        """Why nothing is happening right now, in one line."""
+        if self._round is None:
+            have, want = len(self.presence.devices), self._federation.rounds.devices
+            return f"{have} of {want} devices are there"
+        return self._round.verdict(self._clock() - self._began).reason
+
+    def progress(self) -> tuple[int, int, int]:
+        """Return the number of the round, how many devices it has called, and how many of them have reported."""
+        if self._round is None:
+            return self._last_round, 0, 0
+        return self._round.task.round, len(self._round.called), len(self._round.counted)
+
+    def retire(self) -> None:
+        """Clear the task, and what it named, if the federation is over, so that no device trains for nothing."""
+        if self.done:
+            self._bus.publish(self._topics.task, b"", retain=True)
+            self._superseded.append(self._program)
+            self._clear()
+
+    def _ready(self) -> bool:
+        """Whether a round may begin: enough devices are there, or those of our last start had a deadline to return."""
+        if len(self.presence.devices) >= self._federation.rounds.devices:
+            return True
+        return self._underway and self._clock() - self._began >= self._federation.rounds.deadline
+
+    def _restore(self) -> tuple[Weights, Moments]:
+        model = self._journal.model()
+        size = self._federation.weights.size
+        empty = np.zeros((self._federation.strategy.server.moments, size))
+        if model is None:
+            return self._federation.weights, empty
+        weights = np.frombuffer(self._journal.get(model.weights), "<f4").astype(np.float32)
+        if weights.size != size:
+            raise StoreError(
+                f"the journal's model has {weights.size} weights, the program {size}; choose another state folder"
+            )
+        moments = np.load(io.BytesIO(self._journal.get(model.moments)), allow_pickle=False)
+        if moments.shape != empty.shape:
+            raise StoreError(
+                "the journal was written with another strategy; go on with that, or choose another state folder"
+            )
+        return weights, moments
+
+    def _handle(self, delivery: Delivery) -> None:
+        try:
+            if delivery.topic == self._topics.task:
+                self._see_task(delivery.payload)
+            elif delivery.topic.endswith("/status"):
+                self._see_status(self._topics.device(delivery.topic), delivery.payload)
+            else:
+                self._bytes_up += len(delivery.topic) + len(delivery.payload)
+                self._take_part(self._topics.device(delivery.topic), delivery.payload)
+        except FrameError as error:
+            log.warning("dropped a message on %s: %s", delivery.topic, error)
+
+    def _see_task(self, payload: bytes) -> None:
+        """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again."""
+        if payload:
+            self._last_round = max(self._last_round, decode(Task, payload).round)
+
+    def _see_status(self, device: str, payload: bytes) -> None:
+        status = decode(Status, payload) if payload else None
+        self.presence.see(device, status)
+        if status is not None and status.declined:
+            log.warning("%s declined round %d: %s", device, status.declined, status.reason)
+        if self._round is not None:
+            self._seat(self._round, device)
+
+    def _seat(self, round_: Round, device: str) -> None:
+        """Tell `round_` what the statuses say of `device`."""
+        declined, reason = self.presence.declined.get(device, (0, ""))
+        if declined == round_.task.round:
+            round_.decline(device, reason)
+        elif device in self.presence.devices:
+            round_.join(device)
+        else:
+            round_.lose(device)
+
+    def _take_part(self, device: str, payload: bytes) -> None:
+        if self._round is None:
+            return
+        try:
+            answer = self._inbox.take(device, payload, self._round.task)
+        except FrameError as error:
+            log.warning("refused a part of an update of %s: %s", device, error)
+            answer = self._inbox.refusal(device, payload, str(error))
+            if answer is not None and answer.round == self._round.task.round:
+                self._round.decline(device, str(error))  # the receipt has it drop the update
+        if isinstance(answer, Update):
+            known = device in self._round.counted
+            update, answer = answer, self._round.take(answer)
+            if answer.outcome == "counted" and not known:
+                self._journal.count(update)
+        if isinstance(answer, Receipt):
+            self._bus.publish(self._topics.receipt(device), encode(answer))
+
+    def _begin(self) -> None:
+        task = self._open_task()
+        options = self._federation.rounds
+        if task is None:
+            weights = self._journal.put(self.weights.astype("<f4").tobytes())
+            number = self._last_round + 1
+            task = Task(
+                number, self._program, weights, self._plan, options.share, self._federation.seed, options.deadline
+            )
+            self._journal.open_round(task)
+            self._began = self._clock()
+        self._round = self._resume(task)
+        self._last_round = task.round
+        self._bytes_up = 0
+        self._publish(self._journal.get(task.weights.digest), task.weights)
+        self._bus.publish(self._topics.task, encode(task), retain=True)
+        self._clear(but=task.weights)
+
+    def _open_task(self) -> Task | None:
+        """Return the task that the journal left open, unless nobody can work on it any more."""
+        task = self._journal.open_task()
+        if task is None or (task.round >= self._last_round and task.program == self._program):
+            return task
+        log.warning("round %d abandoned: a newer task, or another program, has taken its place", task.round)
+        self._journal.abandon_round(task.round)
+        self._superseded.append(task.weights)
+        return None
+
+    def _resume(self, task: Task) -> Round:
+        """Return the round of `task` with whatever the journal has counted for it."""
+        aggregate = self._federation.strategy.aggregate(self.weights.size)
+        found = Round(task, self.weights.size, aggregate, self._federation.rounds.quorum, ())
+        for device in self.presence.devices:
+            self._seat(found, device)
+        for update in self._journal.updates(task.round):
+            found.take(update)
+        return found
+
+    def _end(self, round_: Round, verdict: Verdict) -> None:
+        seconds = self._clock() - self._began
+        if verdict.state == "closed":
+            server = self._federation.strategy.server
+            self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
+            buffer = io.BytesIO()
+            np.save(buffer, self._moments, allow_pickle=False)
+            self._journal.close_round(round_.task.round, self.weights.astype("<f4").tobytes(), buffer.getvalue())
+        else:
+            log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
+            self._journal.abandon_round(round_.task.round)
+        self._superseded.append(round_.task.weights)
+        self._round = None
+        self.done = self._journal.closed_rounds() >= self._federation.rounds.total
+        record = self._record(round_, verdict, seconds)
+        if not self.done:
+            self._begin()  # first the devices' work, then our own
+        self._report(self._scored(record))
+
+    def _record(self, round_: Round, verdict: Verdict, seconds: float) -> RoundRecord:
+        updates = round_.counted.values()
+        examples = sum(update.examples for update in updates)
+        loss = sum(_metric(update, "loss") * update.examples for update in updates) / max(examples, 1)
+        return RoundRecord(
+            round=round_.task.round,
+            state=verdict.state,
+            reason=verdict.reason,
+            called=len(round_.called),
+            reported=len(updates),
+            late=len(round_.called) - len(updates),
+            examples=examples,
+            train_loss=loss,
+            bytes_up=self._bytes_up,
+            bytes_down=int(sum(_metric(update, "down") for update in updates)),
+            seconds=seconds,
+            weights=Blob.of(self.weights.astype("<f4").tobytes()).digest,
+            device_rss_mib=max((_metric(update, "rss_mib") for update in updates), default=0.0),
+        )
+
+    def _scored(self, record: RoundRecord) -> RoundRecord:
+        return record if self._evaluate is None else replace(record, scores=self._evaluate(self.weights))
+
+    def _publish(self, data: bytes, blob: Blob) -> None:
+        for index, chunk in enumerate(cut(data)):
+            self._bus.publish(self._topics.chunk(blob.digest, index), chunk, retain=True)
+
+    def _clear(self, but: Blob | None = None) -> None:
+        """Take the weights of earlier rounds off the broker, now that a newer task names others."""
+        for blob in self._superseded:
+            if blob != but:
+                for index in range(blob.chunks):
+                    self._bus.publish(self._topics.chunk(blob.digest, index), b"", retain=True)
+        self._superseded.clear()
+
+
+def _metric(update: Update, name: str) -> float:
+    """Return one of the numbers that came with `update`, 0 if it did not; bounded, as a device may say anything."""
+    return min(max(update.metrics.get(name, 0.0), -MAX_METRIC), MAX_METRIC)

@@ -1,0 +1,72 @@
+"""Central evaluation: the device program's own `evaluate`, on data that the cloud holds and no device has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedfleet.models.compiled import Compiled
+from fedfleet.models.runtime import interpreter
+from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import DataError
+from fedfleet.wire.examples import Examples, check
+
+CLASSIFICATION = "sparse_categorical_crossentropy"
+
+
+def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Callable[[Weights], dict[str, float]]:
+    """Return what scores weights on `examples`: loss, and accuracy or rmse (times `scale`, for natural units).
+
+    Raises DataError where the examples do not fit the program.
+    """
+    fits(compiled, examples)
+    runner = interpreter(compiled.program)
+    load, run = runner.get_signature_runner("set"), runner.get_signature_runner("evaluate")
+    load(weights=compiled.weights)  # so that the runtime prepares itself, and says what it has to say, here
+    batches = [_padded(examples, start, compiled.batch) for start in range(0, len(examples.x), compiled.batch)]
+
+    def evaluate(weights: Weights) -> dict[str, float]:
+        load(weights=weights.astype(np.float32))
+        loss = metric = 0.0
+        for batch in batches:
+            found = run(**batch)
+            loss += float(found["loss"][0])
+            metric += float(found["metric"][0])
+        mean = metric / len(examples.x)
+        name, score = ("accuracy", mean) if _classifies(compiled) else ("rmse", scale * math.sqrt(max(mean, 0.0)))
+        return {"loss": loss / len(examples.x), name: score}
+
+    return evaluate
+
+
+def fits(compiled: Compiled, examples: Examples) -> None:
+    """Raise DataError unless the program can take `examples`: shapes, kind and range of the targets."""
+    inside = tuple(examples.x.shape[1:])
+    if inside != compiled.input_shape:
+        raise DataError(f"examples have shape {list(inside)}, the model takes {list(compiled.input_shape)}")
+    whole = np.issubdtype(examples.y.dtype, np.integer)
+    if whole != _classifies(compiled):
+        want = "class labels" if _classifies(compiled) else "regression targets"
+        raise DataError(f"loss {compiled.loss} takes {want}; the data's y is {examples.y.dtype.name}")
+    if not whole and tuple(examples.y.shape[1:]) != compiled.output_shape:
+        have = list(examples.y.shape[1:])
+        raise DataError(f"targets have shape {have}, the model's output {list(compiled.output_shape)}")
+    check(examples, classes=compiled.output_shape[-1] if whole else None)
+
+
+def _classifies(compiled: Compiled) -> bool:
+    return compiled.loss == CLASSIFICATION
+
+
+def _padded(examples: Examples, start: int, size: int) -> dict[str, NDArray[Any]]:
+    x, y = examples.x[start : start + size], examples.y[start : start + size]
+    missing = size - len(x)
+    return {
+        "x": np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)),
+        "y": np.pad(y, [(0, missing)] + [(0, 0)] * (y.ndim - 1)),
+        "weight": np.pad(np.ones(len(x), np.float32), (0, missing)),
+    }

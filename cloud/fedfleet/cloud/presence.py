@@ -1,0 +1,33 @@
+"""Which devices are there, from their retained births and the broker's last wills."""
+
+from __future__ import annotations
+
+from fedfleet.wire.messages import Status
+
+
+class Presence:
+    """The fleet as its statuses tell it. A will of an earlier start than the last birth is a latecomer and ignored.
+
+    `declined` holds the newest round that a device will not contribute to, and why.
+    """
+
+    def __init__(self) -> None:
+        self.devices: set[str] = set()
+        self.declined: dict[str, tuple[int, str]] = {}
+        self._boots: dict[str, int] = {}
+
+    def see(self, device: str, status: Status | None) -> bool:
+        """Take a status, None for a device that was removed; returns whether the device is there now."""
+        if status is None:
+            self._boots.pop(device, None)
+            self.declined.pop(device, None)
+            self.devices.discard(device)
+        elif status.boot >= self._boots.get(device, 0):
+            self._boots[device] = status.boot
+            if status.declined:  # a later birth, after a lost link, does not say it again
+                self.declined[device] = status.declined, status.reason
+            if status.state in ("ready", "training"):
+                self.devices.add(device)
+            else:
+                self.devices.discard(device)
+        return device in self.devices

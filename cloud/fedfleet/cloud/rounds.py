@@ -1,0 +1,99 @@
+"""One round as a pure state machine: events in, answers out, no I/O and no clock, so that its rules are plain to test.
+
+Rules. A device takes part if it is present and the task calls it. An update counts once, and only for this round. The
+round closes when nobody is left to wait for, or at its deadline if a quorum has reported; below quorum at the deadline
+it is abandoned. Why it waits can always be asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from fedfleet.cloud.sums import Aggregate
+from fedfleet.wire.codecs import grow
+from fedfleet.wire.errors import FedfleetError
+from fedfleet.wire.messages import Receipt, Task, Update, seen
+
+
+class Verdict(NamedTuple):
+    """Whether the round is `open`, `closed` or `abandoned`, and why."""
+
+    state: str
+    reason: str
+
+
+class Round:
+    """The round of one task. Devices come, go and report; `verdict` says whether it is over."""
+
+    def __init__(self, task: Task, parameters: int, aggregate: Aggregate, quorum: int, present: Iterable[str]) -> None:
+        """Call those of the devices `present` that `task` calls; at least `quorum` of them must report."""
+        self.task = task
+        self.aggregate = aggregate
+        self.quorum = quorum
+        self.called: set[str] = set()
+        self.counted: dict[str, Update] = {}
+        self._parameters = parameters
+        self.declined: dict[str, str] = {}
+        self._waiting: set[str] = set()
+        for device in present:
+            self.join(device)
+
+    def join(self, device: str) -> None:
+        """A device is there, from the start or later: the retained task has called it all the same."""
+        if self.task.calls(device) and device not in self.counted and device not in self.declined:
+            self.called.add(device)
+            self._waiting.add(device)
+
+    def lose(self, device: str) -> None:
+        """A device is gone: it is not waited for until it joins again, but its update counts should it still come."""
+        self._waiting.discard(device)
+
+    def decline(self, device: str, reason: str) -> None:
+        """A device will not contribute to this round, whether it is there or not; `verdict` tells why."""
+        if self.task.calls(device) and device not in self.counted:
+            self.called.add(device)
+            self.declined[device] = seen(reason)
+        self._waiting.discard(device)
+
+    def take(self, update: Update) -> Receipt:
+        """Fold `update` in if it may count; the same update again is `counted` without being folded twice."""
+        if update.round != self.task.round:
+            return self._refuse(update, f"round {update.round} is over, the task is round {self.task.round}")
+        if not self.task.calls(update.device):
+            return self._refuse(update, "the task does not call this device")
+        if update.device in self.counted:
+            return Receipt(update.round, "counted")
+        try:
+            self.aggregate.add(grow(update.codec, update.delta, self._parameters), update.examples)
+        except FedfleetError as error:
+            self.decline(update.device, str(error))
+            return self._refuse(update, str(error))
+        self.called.add(update.device)
+        self.counted[update.device] = update
+        self._waiting.discard(update.device)
+        self.declined.pop(update.device, None)
+        return Receipt(update.round, "counted")
+
+    def verdict(self, elapsed: float) -> Verdict:
+        """Whether the round is over, `elapsed` seconds after its task was published."""
+        have, others = len(self.counted), self._others()
+        if have >= self.quorum and not self._waiting:
+            return Verdict("closed", f"all {have} present devices that were called have reported{others}")
+        if elapsed < self.task.deadline:
+            waiting = ", ".join(sorted(self._waiting)[:8]) or "more devices"
+            return Verdict("open", f"{have} reported, quorum {self.quorum}; waiting for {waiting}{others}")
+        if have >= self.quorum:
+            reason = f"deadline of {self.task.deadline:g} s with {have} of {len(self.called)} reported{others}"
+            return Verdict("closed", reason)
+        reason = f"deadline of {self.task.deadline:g} s with {have} reported, quorum {self.quorum}{others}"
+        return Verdict("abandoned", reason)
+
+    def _others(self) -> str:
+        if not self.declined:
+            return ""
+        device, reason = min(self.declined.items())
+        return f"; {len(self.declined)} declined, {device}: {reason}"
+
+    def _refuse(self, update: Update, reason: str) -> Receipt:
+        return Receipt(update.round, "refused", reason=seen(reason))

@@ -1,0 +1,103 @@
+"""`fedfleet-agent`: the program on the device."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from fedfleet.edge.agent import Agent, birth, death
+from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.settings import AgentSettings, load_agent
+from fedfleet.edge.state import State
+from fedfleet.wire.bus import Will
+from fedfleet.wire.errors import BusDown, FedfleetError
+from fedfleet.wire.mqtt import MqttBus
+from fedfleet.wire.topics import Topics
+
+log = logging.getLogger("fedfleet.agent")
+RETRY = (1.0, 60.0)
+EXAMPLES = """examples:
+  fedfleet-agent --settings agent.toml               follow the fleet's tasks until stopped
+  fedfleet-agent --settings agent.toml import data.npz
+  fedfleet-agent --settings agent.toml import 'data.csv?label=failure'
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the agent, or import examples. Exits with 0, or 2 and one line for the owner's mistakes."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    try:
+        settings, folder = load_agent(arguments.settings)
+        if arguments.command == "import":
+            _import(settings, folder, arguments.file)
+        else:
+            _run(settings, folder)
+    except FedfleetError as error:
+        print(f"fedfleet-agent: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "fedfleet-agent",
+        description="Train the fleet's model on this device's own examples; only updates leave it.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help="the agent's settings (TOML)")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    importing = commands.add_parser("import", help="append examples from a file to the device's store, then exit")
+    importing.add_argument("file", help="FILE.npz with arrays x and y, or FILE.csv?label=COLUMN")
+    return parser
+
+
+def _run(settings: AgentSettings, folder: Path) -> None:
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    state = State(folder)
+    state.begin()
+    topics = Topics(settings.fleet)
+    will = Will(topics.status(settings.device), birth(state), death(state))
+    bus = _connect(settings, will, stopping)
+    if bus is None:
+        return
+    log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
+    trainer = ChildTrainer(settings.device, state.examples, state.log)
+    Agent(settings.device, topics, bus, state, trainer, time.monotonic).run(stopping.is_set)
+
+
+def _connect(settings: AgentSettings, will: Will, stopping: threading.Event) -> MqttBus | None:
+    """Return a bus; a device in the field tries for ever, and says once a minute at most why it has none."""
+    pause, longest = RETRY
+    while not stopping.is_set():
+        try:
+            return MqttBus(settings.broker, settings.device, will)
+        except BusDown as error:
+            log.warning("%s; trying again in %g s", error, pause)
+            stopping.wait(pause)
+            pause = min(pause * 2, longest)
+    return None
+
+
+def _import(settings: AgentSettings, folder: Path, file: str) -> None:
+    from fedfleet.edge.data import Store
+    from fedfleet.wire import examples
+
+    scheme = "csv" if file.partition("?")[0].lower().endswith(".csv") else "npz"
+    found = examples.read(file if file.startswith(("npz:", "csv:")) else f"{scheme}:{file}")
+    examples.check(found)
+    state = State(folder)
+    store = Store.open(state.examples, settings.max_example_bytes)
+    store.append(found)
+    print(f"{len(found.x)} examples imported; {settings.device} holds {len(store)} now")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""Training in a child process, so that a bad program can end the child but never the agent.
+
+The pipe carries frames with their length before them: one request down, one answer up; a `stop` in between.
+"""
+
+from __future__ import annotations
+
+import select
+import struct
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from fedfleet.edge.trainer import Stop
+from fedfleet.wire import frames
+from fedfleet.wire.chunks import Assembly, join, open_part
+from fedfleet.wire.errors import FrameError, ProgramError, StoreError
+from fedfleet.wire.messages import Task, Update
+from fedfleet.wire.record import plain
+
+LENGTH = struct.Struct("<I")
+POLL = 0.05
+PATIENCE = 10.0
+
+
+def send(pipe: IO[bytes], frame: bytes) -> None:
+    """Write one frame with its length before it."""
+    pipe.write(LENGTH.pack(len(frame)) + frame)
+    pipe.flush()
+
+
+def receive(pipe: IO[bytes]) -> bytes | None:
+    """Return the next frame, None at the end of the pipe; takes short reads, so that a pipe may be unbuffered."""
+    prefix = _exactly(pipe, LENGTH.size)
+    return _exactly(pipe, LENGTH.unpack(prefix)[0]) if prefix else None
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytes | None:
+    data = b""
+    while len(data) < size:
+        more = pipe.read(size - len(data))
+        if not more:
+            return None
+        data += more
+    return data
+
+
+class ChildTrainer:
+    """A trainer whose work happens in a process of its own, kept warm between rounds and started again when it dies."""
+
+    def __init__(self, device: str, examples: Path, log: Path) -> None:
+        """Train for `device` on the store in `examples`; what the child writes to stderr goes to `log`."""
+        self._device = device
+        self._examples = examples
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
+        """Have the child train; raises ProgramError with the signal or the log's last line when it dies."""
+        process = self._running()
+        request = {
+            "kind": "train",
+            "task": plain(task),
+            "device": self._device,
+            "examples": str(self._examples),
+            "program": str(program),
+            "weights": str(weights),
+        }
+        try:
+            send(_pipe(process.stdin), frames.pack(request))
+            if not self._wait(process, stop):
+                return None
+            return self._answer(_pipe(process.stdout))
+        except BrokenPipeError:
+            raise self._died() from None
+        except FrameError:
+            self.close()  # where its next frame begins is anyone's guess
+            raise
+
+    def close(self) -> None:
+        """End the child."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with suppress(BrokenPipeError):  # closing flushes what a dead child no longer reads
+                    pipe.close()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            try:
+                with self._log.open("wb") as log:
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-m", "fedfleet.edge.worker"],
+                        stdin=subprocess.PIPE,
+                        stdout=subprocess.PIPE,
+                        stderr=log,
+                    )
+            except OSError as error:
+                raise StoreError(f"no training process with log {self._log}: {error.strerror}") from None
+        return self._process
+
+    def _wait(self, process: subprocess.Popen[bytes], stop: Stop) -> bool:
+        """Wait for the first byte of an answer; False if stopped, in which case the child has ended its work."""
+        while not _readable(process, POLL):
+            if stop():
+                send(_pipe(process.stdin), frames.pack({"kind": "stop"}))
+                self._drain(process)
+                return False
+        return True
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        """Read what the child still answers, so that the next request meets an empty pipe; or end the child."""
+        if not _readable(process, PATIENCE):
+            self.close()
+            return
+        with suppress(ProgramError):  # it failed, or died, while it was to stop anyway
+            self._answer(_pipe(process.stdout))
+
+    def _answer(self, pipe: IO[bytes]) -> Update | None:
+        """Return the update that the child sends in parts; None where it stopped. Raises ProgramError, FrameError."""
+        assembly = None
+        while True:
+            frame = receive(pipe)
+            if frame is None:
+                raise self._died()
+            kind = frames.unpack(frame)[0].get("kind")
+            if kind == "stopped":
+                return None
+            if kind == "failed":
+                raise ProgramError(str(frames.unpack(frame)[0].get("reason")))
+            part, body = open_part(frame)
+            assembly = assembly or Assembly(part.blob)
+            assembly.add(part.index, body)
+            if not assembly.missing():
+                return join(self._device, part, assembly.finish())
+
+    def _died(self) -> ProgramError:
+        process = self._process
+        code = process.wait() if process is not None else 0
+        self.close()
+        tail = self._log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        return ProgramError(f"the training process ended {how}" + (f": {tail[-1][:120]}" if tail else ""))
+
+
+def _readable(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    return bool(select.select([_pipe(process.stdout)], [], [], timeout)[0])
+
+
+def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
+    if pipe is None:
+        raise FrameError("the training process has no pipe")
+    return pipe

@@ -1,0 +1,210 @@
+"""The device's own examples: a bounded folder of append-only segments, and the batches that training draws from them.
+
+A call of `append` ends in one fsync per segment it touched, so only the end of the newest segment can be torn. Opening
+finds that end by its checksums and cuts it off. Damage anywhere else is the card's: the segment is set aside under the
+name `*.damaged` and those of its records that are whole are written anew. Several processes may hold the store: each
+call takes an advisory lock on the folder, and nobody repairs what another is writing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count, islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedfleet.edge.segments import MAX_VALUES, Schema, Segment, create, extend, header, inspect
+from fedfleet.wire.errors import DataError, SettingsError, StoreError
+from fedfleet.wire.examples import Examples, Labels, check, permutation
+
+SEGMENTS, DAMAGED = ("[0-9]" * 10 + suffix for suffix in (".segment", ".damaged"))
+
+
+class Batch(NamedTuple):
+    """One training step's worth: x float32[size, ...], y as in Examples, weight float32[size], 0 where padded."""
+
+    x: npt.NDArray[np.float32]
+    y: Labels
+    weight: npt.NDArray[np.float32]
+
+
+def batches(
+    parts: Sequence[Examples], size: int, seed: int, *, epochs: int = 1, steps: int | None = None
+) -> Iterator[Batch]:
+    """Batches of `epochs` passes over the parts, or exactly `steps` batches from as many passes as that takes.
+
+    Pass e visits every example once, in `permutation(n, "epoch", seed, e)`: the same on every platform and numpy
+    version. The last batch of a pass is padded with zeros of weight 0. DataError when there are no examples.
+    """
+    starts = np.cumsum([0, *(len(part.y) for part in parts)])
+    total = int(starts[-1])
+    if total == 0:
+        raise DataError("there are no examples to train on yet: collect some first")
+    if size < 1:
+        raise SettingsError(f"batch size {size} is not positive: ask for at least 1")
+    passes = range(epochs) if steps is None else count()
+    orders = (permutation(total, "epoch", seed, number) for number in passes)
+    endless = (_gather(parts, starts, order[at : at + size], size) for order in orders for at in range(0, total, size))
+    return islice(endless, steps)
+
+
+def _gather(parts: Sequence[Examples], starts: npt.NDArray[np.int64], index: npt.NDArray[np.int64], size: int) -> Batch:
+    """The examples at `index`, counted through all parts, as one padded batch."""
+    x = np.zeros((size, *parts[0].x.shape[1:]), np.float32)
+    y: Labels = np.zeros((size, *parts[0].y.shape[1:]), parts[0].y.dtype)
+    owner = np.searchsorted(starts, index, side="right") - 1
+    for part in np.unique(owner):
+        at = np.flatnonzero(owner == part)
+        x[at] = parts[part].x[index[at] - starts[part]]
+        y[at] = parts[part].y[index[at] - starts[part]]
+    return Batch(x, y, (np.arange(size) < len(index)).astype(np.float32))
+
+
+class Store:
+    """Examples on disk. `dropped` examples made room, `torn` bytes and `damaged` segments were found, since opening."""
+
+    def __init__(self, folder: Path, max_bytes: int, segment_bytes: int) -> None:
+        self.folder = folder
+        self.dropped = self.torn = self.damaged = 0
+        self._max_bytes, self._segment_bytes = max_bytes, segment_bytes
+        self._segments: list[Segment] = []
+
+    @classmethod
+    def open(cls, folder: str | Path, max_bytes: int = 64 * 2**20, segment_bytes: int = 2**20) -> Store:
+        """The store in `folder`, made or mended; its files stay within `max_bytes`. StoreError if it cannot be."""
+        if not 0 < 2 * segment_bytes <= max_bytes:
+            raise SettingsError(f"a store of {max_bytes} bytes needs room for 2 segments of {segment_bytes}: raise it")
+        store = cls(Path(folder), max_bytes, segment_bytes)
+        with store._locked():
+            pass
+        return store
+
+    def __len__(self) -> int:
+        return sum(segment.rows for segment in self._segments)
+
+    @property
+    def schema(self) -> Schema | None:
+        """What its examples look like; None while it is empty."""
+        return self._segments[-1].schema if self._segments else None
+
+    def append(self, examples: Examples) -> None:
+        """Add examples and return once they are on disk; the oldest segments make room.
+
+        DataError for examples that cannot be trained on or have another schema. StoreError when the disk refuses: then
+        the examples of the segment being written are taken back, and the store is as good as before.
+        """
+        check(examples)
+        x, y = examples
+        schema = Schema(x.shape[1:], y.shape[1:] if y.dtype == np.float32 else None)
+        with self._locked():
+            if self.schema not in (None, schema):
+                raise DataError(f"{self.folder} holds {self.schema}, not {schema}: use another folder for these")
+            size = schema.record.itemsize
+            if x[0].size > MAX_VALUES or len(header(schema, 0)) + size > self._max_bytes:
+                raise DataError(f"an example of {size} bytes does not fit {self.folder}: raise its bound, or crop")
+            done = 0
+            while done < len(y):
+                done += self._write(schema, Examples(x[done:], y[done:]))
+
+    def batches(self, size: int, seed: int, *, epochs: int = 1, steps: int | None = None) -> Iterator[Batch]:
+        """`batches` over what the store holds at the time of the call, read through memory maps."""
+        with self._locked():
+            maps = [segment.records() for segment in self._segments if segment.rows]
+        return batches([Examples(part["x"], part["y"]) for part in maps], size, seed, epochs=epochs, steps=steps)
+
+    def arrays(self) -> Examples:
+        """All examples in memory, oldest first; DataError when there are none."""
+        with self._locked():
+            maps = [segment.records() for segment in self._segments if segment.rows]
+        if not maps:
+            raise DataError(f"{self.folder} holds no examples yet: collect some first")
+        return Examples(np.concatenate([part["x"] for part in maps]), np.concatenate([part["y"] for part in maps]))
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder to ourselves, and our list of segments true to it; the system's errors become StoreError."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / "lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._refresh()
+                yield
+        except OSError as error:
+            raise StoreError(f"{error.filename or self.folder}: {error.strerror}; free the disk or check it") from error
+
+    def _refresh(self) -> None:
+        """List the segments again, and check those that are new to us or changed their size."""
+        for leftover in self.folder.glob("*.tmp"):
+            leftover.unlink()
+        known = {(segment.path, segment.size): segment for segment in self._segments}
+        paths = sorted(self.folder.glob(SEGMENTS))
+        self._segments = []
+        for path in paths:
+            segment = known.get((path, path.stat().st_size)) or self._mend(path, path == paths[-1])
+            if segment:
+                self._segments.append(segment)
+
+    def _mend(self, path: Path, newest: bool) -> Segment | None:
+        """Check every record of a file; cut off its torn end, or set it aside and keep the records that are whole."""
+        segment = inspect(path)
+        if segment is None or self.schema not in (None, segment.schema):
+            self._set_aside(path)
+            return None
+        records, whole = segment.records(), segment.whole()
+        good = len(whole) if whole.all() else int(np.argmin(whole))
+        end = segment.start + good * segment.schema.record.itemsize
+        if end == segment.size:
+            return segment
+        if newest and not whole[good:].any():
+            with path.open("r+b") as file:
+                file.truncate(end)
+                os.fsync(file.fileno())
+            self.torn += segment.size - end
+            return segment._replace(size=end, rows=good)
+        kept = records[whole]
+        self._set_aside(path)
+        return create(path, segment.schema, Examples(kept["x"], kept["y"]))
+
+    def _set_aside(self, path: Path) -> None:
+        """Keep a damaged file under a name that is not read again; it counts against the bound and goes first."""
+        path.replace(path.with_suffix(".damaged"))
+        self.damaged += 1
+
+    def _write(self, schema: Schema, examples: Examples) -> int:
+        """Bring to disk as many of the examples as the newest segment, or a new one, takes; their number."""
+        size = schema.record.itemsize
+        newest = self._segments[-1] if self._segments else None
+        free = (self._segment_bytes - newest.size) // size if newest else 0
+        if newest and free > 0:
+            part = Examples(examples.x[:free], examples.y[:free])
+            self._make_room(len(part.y) * size)
+            self._segments[-1] = extend(newest, part)
+            return len(part.y)
+        taken = (int(path.stem) for kind in (SEGMENTS, DAMAGED) for path in self.folder.glob(kind))
+        path = self.folder / f"{max(taken, default=0) + 1:010d}.segment"
+        head = len(header(schema, int(path.stem)))
+        fit = max((self._segment_bytes - head) // size, 1)
+        part = Examples(examples.x[:fit], examples.y[:fit])
+        self._make_room(head + len(part.y) * size)
+        self._segments.append(create(path, schema, part))
+        return len(part.y)
+
+    def _make_room(self, need: int) -> None:
+        """Drop what is damaged, then the oldest segments, until `need` more bytes stay within the bound."""
+        aside = sorted(self.folder.glob(DAMAGED))
+        used = sum(path.stat().st_size for path in aside) + sum(segment.size for segment in self._segments)
+        while used + need > self._max_bytes:
+            if aside:
+                used -= aside[0].stat().st_size
+                aside.pop(0).unlink()
+                continue
+            oldest = self._segments.pop(0)
+            oldest.path.unlink()
+            self.dropped += oldest.rows
+            used -= oldest.size

@@ -1,0 +1,124 @@
+"""Training in this process: a task, a program and a store in; an update out. Loads numpy and the runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedfleet.edge.data import Batch, Store
+from fedfleet.edge.runtime import Program, read_blob
+from fedfleet.edge.trainer import Stop
+from fedfleet.wire.codecs import Weights, codec
+from fedfleet.wire.errors import DataError, ProgramError, StoreError
+from fedfleet.wire.messages import Plan, Task, Update
+
+
+class LocalTrainer:
+    """A trainer that runs the program right here; the child process is built around it."""
+
+    def __init__(self, device: str, examples: Path) -> None:
+        """Train for `device` on the store in folder `examples`."""
+        self._device = device
+        self._examples = examples
+        self._program: Program | None = None
+
+    def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
+        """Train as `task` says on the store's examples as they are now."""
+        if self._program is None or self._program.digest != task.program.digest:
+            self._program = Program(program, task.program.digest)
+        start = read_weights(weights, task.weights.digest)
+        store = Store.open(self._examples)
+        if len(store) == 0:
+            raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
+        began = time.monotonic()
+        self._program.set(start)
+        batches = planned(store, self._program.batch, task.plan, batch_seed(task, self._device))
+        batches = labelled(batches, self._program.classes)
+        losses = fit(self._program, task.plan, batches, stop)
+        if losses is None:
+            return None
+        delta = self._program.get() - start
+        if not np.isfinite(delta).all():
+            raise ProgramError(
+                f"training diverged in round {task.round}: weights are not finite; lower the learning rate"
+            )
+        metrics = {
+            "loss": losses.mean,
+            "steps": float(losses.steps),
+            "seconds": time.monotonic() - began,
+            "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        return Update(
+            task.round, self._device, len(store), task.plan.codec, codec(task.plan.codec).shrink(delta), metrics
+        )
+
+    def close(self) -> None:
+        """Forget the program."""
+        self._program = None
+
+
+class Losses(NamedTuple):
+    """The mean training loss over all steps, and how many there were."""
+
+    mean: float
+    steps: int
+
+
+def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop) -> Losses | None:
+    """Run the plan's steps on `program`; None if stopped. An exhausted time budget ends training, not the update."""
+    total, steps = 0.0, 0
+    began = time.monotonic()
+    rates = {
+        "learning_rate": np.array([plan.learning_rate], np.float32),
+        "momentum": np.array([plan.momentum], np.float32),
+        "proximal": np.array([plan.proximal], np.float32),
+        "clip_norm": np.array([plan.clip_norm], np.float32),
+    }
+    for batch in batches:
+        if stop():
+            return None
+        total += program.train(x=batch.x, y=batch.y, weight=batch.weight, **rates)
+        steps += 1
+        if plan.time_budget and time.monotonic() - began > plan.time_budget:
+            break
+    return Losses(total / max(steps, 1), steps)
+
+
+def batch_seed(task: Task, device: str) -> int:
+    """Return the seed of a device's batches in a round: the same wherever and whenever it trains."""
+    digest = hashlib.sha256(f"batches:{task.seed}:{task.round}:{device}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def read_weights(path: Path, digest: str) -> Weights:
+    """Return the weights blob at `path`, little-endian float32; raises ProgramError if it is not `digest`."""
+    data = read_blob(path)
+    if hashlib.sha256(data).hexdigest() != digest or len(data) % 4:
+        raise ProgramError(f"weights {digest[:12]} on disk have other bytes than their name says")
+    return np.frombuffer(data, "<f4").astype(np.float32)
+
+
+def planned(store: Store, size: int, plan: Plan, seed: int) -> Iterator[Batch]:
+    """Return the batches that `plan` asks for."""
+    if plan.steps:
+        return store.batches(size, seed, steps=plan.steps)
+    return store.batches(size, seed, epochs=plan.epochs)
+
+
+def labelled(batches: Iterable[Batch], classes: int | None) -> Iterator[Batch]:
+    """Pass on batches whose labels are below `classes`; raises DataError at the first that are not.
+
+    The program itself would take such a label for no class at all, and train on it without a word.
+    """
+    for batch in batches:
+        if classes is not None and not 0 <= batch.y.min() <= batch.y.max() < classes:
+            raise DataError(
+                f"an example has label {int(batch.y.max())}, but the model tells {classes} classes apart: relabel it"
+            )
+        yield batch

@@ -1,0 +1,34 @@
+"""The agent's settings file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fedfleet.wire.record import require
+from fedfleet.wire.settings import Broker, load
+from fedfleet.wire.topics import NAME
+
+
+@dataclass(frozen=True)
+class AgentSettings:
+    """`agent.toml`. `state` is the agent's folder, relative to the file; `max_example_bytes` bounds the store."""
+
+    device: str
+    fleet: str
+    state: str = "state"
+    max_example_bytes: int = 64 * 1024 * 1024
+    broker: Broker = field(default_factory=Broker)
+
+    def __post_init__(self) -> None:
+        for key, value in (("device", self.device), ("fleet", self.fleet)):
+            require(NAME.fullmatch(value) is not None, f"{key} must be 1 to 36 characters of a-z, 0-9 and -")
+        require(
+            self.max_example_bytes >= 2**21, "max_example_bytes must be at least 2097152, two segments of the store"
+        )
+
+
+def load_agent(path: Path) -> tuple[AgentSettings, Path]:
+    """Return the settings in `path` and the state folder they name. Raises SettingsError."""
+    settings = load(path, AgentSettings)
+    return settings, path.resolve().parent / settings.state

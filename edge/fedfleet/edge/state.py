@@ -1,0 +1,138 @@
+"""What a device remembers over a power cut: the last round it finished, how often it started, blobs and the spool.
+
+state/
+  memory.json          {"round": 12, "boot": 3}
+  blobs/<sha256>       the program and weights of the newest task
+  spool/<round>.parts  the newest update, as the frames to send, until its receipt or a newer task
+  examples/            the example store
+  trainer.log          what the training process wrote last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfleet.wire import files
+from fedfleet.wire.errors import StoreError
+from fedfleet.wire.messages import Blob
+from fedfleet.wire.record import Mismatch, build, plain
+
+LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The device's memory of rounds is one integer; `boot` tells its lives apart."""
+
+    round: int = 0
+    boot: int = 0
+
+
+class State:
+    """The agent's folder. Every write is whole old or whole new."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`, made where it is missing. Raises StoreError."""
+        self.folder = folder
+        try:
+            for name in ("blobs", "spool", "examples"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{folder} cannot be made: {error.strerror}; give the agent a folder it may write"
+            ) from None
+        self._memory = self._recall()
+
+    def begin(self) -> None:
+        """Count this start of the agent."""
+        self._remember(Memory(self._memory.round, self._memory.boot + 1))
+
+    @property
+    def round(self) -> int:
+        """The newest round that is finished here: trained and spooled, declined, or not called."""
+        return self._memory.round
+
+    @property
+    def boot(self) -> int:
+        """How often this device has started."""
+        return self._memory.boot
+
+    @property
+    def examples(self) -> Path:
+        """The example store's folder."""
+        return self.folder / "examples"
+
+    @property
+    def log(self) -> Path:
+        """Where the training process writes."""
+        return self.folder / "trainer.log"
+
+    def finish(self, round_: int) -> None:
+        """Remember that `round_` needs no more work."""
+        self._remember(Memory(round_, self._memory.boot))
+
+    def blob(self, blob: Blob) -> Path | None:
+        """Return the path of `blob` if it is here whole."""
+        path = self.folder / "blobs" / blob.digest
+        if not path.is_file() or path.stat().st_size != blob.size:
+            return None
+        return path
+
+    def keep(self, blob: Blob, data: bytes) -> None:
+        """Write a blob that has been checked against its name."""
+        files.write(self.folder / "blobs" / blob.digest, data)
+
+    def verify(self, blob: Blob) -> bool:
+        """Whether the blob on disk still is what its name says; one that is not is removed, to be fetched anew."""
+        path = self.blob(blob)
+        good = path is not None and hashlib.sha256(path.read_bytes()).hexdigest() == blob.digest
+        if path is not None and not good:
+            files.remove(path)
+        return good
+
+    def forget_blobs(self, but: Collection[Blob]) -> None:
+        """Remove the blobs of superseded tasks."""
+        wanted = {blob.digest for blob in but}
+        for path in (self.folder / "blobs").iterdir():
+            if path.name not in wanted:
+                files.remove(path)
+
+    def spool(self, round_: int, parts: list[bytes]) -> None:
+        """Keep the frames of an update until its receipt; those of older rounds are superseded."""
+        self.unspool()
+        data = b"".join(LENGTH.pack(len(part)) + part for part in parts)
+        files.write(self.folder / "spool" / f"{round_}.parts", data)
+
+    def spooled(self, round_: int) -> list[bytes]:
+        """Return the frames of `round_`'s update, in order; none if there is none or it has rotted."""
+        path = self.folder / "spool" / f"{round_}.parts"
+        data = path.read_bytes() if path.is_file() else b""
+        parts, start = [], 0
+        while start + LENGTH.size <= len(data):
+            (length,) = LENGTH.unpack_from(data, start)
+            parts.append(data[start + LENGTH.size : start + LENGTH.size + length])
+            start += LENGTH.size + length
+        return parts if start == len(data) else []
+
+    def unspool(self) -> None:
+        """Drop what is spooled."""
+        for path in (self.folder / "spool").iterdir():
+            files.remove(path)
+
+    def _recall(self) -> Memory:
+        path = self.folder / "memory.json"
+        if not path.exists():
+            return Memory()
+        try:
+            return build(Memory, json.loads(path.read_bytes()), strict=False)
+        except (ValueError, Mismatch) as error:
+            raise StoreError(f"{path} is damaged ({error}); remove it, the device then starts as new") from None
+
+    def _remember(self, memory: Memory) -> None:
+        files.write(self.folder / "memory.json", json.dumps(plain(memory)).encode())
+        self._memory = memory

@@ -1,0 +1,57 @@
+"""The child's half: `python -m fedfleet.edge.worker` reads requests from stdin until it ends, and answers on stdout."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+from typing import IO, Any
+
+from fedfleet.edge.child import receive, send
+from fedfleet.edge.local import LocalTrainer
+from fedfleet.wire import frames
+from fedfleet.wire.chunks import split
+from fedfleet.wire.errors import FedfleetError, FrameError
+from fedfleet.wire.messages import Task, seen
+from fedfleet.wire.record import Mismatch, build
+
+
+def main() -> None:
+    """Serve until the parent closes the pipe."""
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a native library prints must not land between our frames
+    trainers: dict[tuple[str, str], LocalTrainer] = {}
+    while (frame := receive(requests)) is not None:
+        header, _ = frames.unpack(frame)
+        if header.get("kind") == "train":  # a `stop` that came after its answer asks for nothing
+            _serve(header, trainers, requests, answers)
+
+
+def _serve(
+    header: dict[str, Any], trainers: dict[tuple[str, str], LocalTrainer], ask: IO[bytes], say: IO[bytes]
+) -> None:
+    def stop() -> bool:
+        return bool(select.select([ask], [], [], 0)[0])
+
+    try:
+        task, device, examples, program, weights = _request(header)
+        trainer = trainers.setdefault((device, examples), LocalTrainer(device, Path(examples)))
+        update = trainer.train(task, Path(program), Path(weights), stop)
+    except FedfleetError as error:
+        send(say, frames.pack({"kind": "failed", "reason": seen(str(error))}))
+        return
+    for part in split(update) if update else [frames.pack({"kind": "stopped"})]:
+        send(say, part)
+
+
+def _request(header: dict[str, Any]) -> tuple[Task, str, str, str, str]:
+    try:
+        task = build(Task, header["task"], strict=True)
+        return task, header["device"], header["examples"], header["program"], header["weights"]
+    except (KeyError, Mismatch) as error:
+        raise FrameError(f"request: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

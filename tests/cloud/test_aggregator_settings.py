@@ -1,0 +1,55 @@
+"""The aggregator's settings file: one line for each mistake, with file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedfleet.cloud.settings import Evaluation, Rounds, load_aggregator
+from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.messages import Plan
+
+HEAD = 'fleet = "mill"\nmodel = "model"\n'
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "settings.toml").write_text(text)
+    return tmp_path / "settings.toml"
+
+
+def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
+    found = load_aggregator(written(tmp_path, HEAD))
+    assert (found.strategy, found.rounds, found.plan, found.evaluation) == ("fedavg", Rounds(), Plan(), Evaluation())
+
+
+def test_everything_can_be_set(tmp_path: Path) -> None:
+    text = HEAD + 'strategy = "fedprox"\nseed = 4\n[rounds]\ntotal = 3\nquorum = 2\ndeadline = 5\n'
+    text += '[plan]\nepochs = 2\nlearning_rate = 1\n[evaluation]\ndata = "npz:held.npz"\n[broker]\nhost = "b"\n'
+    found = load_aggregator(written(tmp_path, text))
+    assert found.rounds == Rounds(total=3, quorum=2, deadline=5.0)
+    assert found.plan == Plan(epochs=2, learning_rate=1.0)
+    assert (found.strategy, found.seed, found.broker.host, found.evaluation.data) == ("fedprox", 4, "b", "npz:held.npz")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (HEAD + "stratgy = 1", "unknown setting stratgy; known here: fleet, model, state, strategy"),
+        (HEAD + "[plan]\nepoch = 1", "unknown setting plan.epoch; known here: epochs, steps"),
+        (HEAD + '[rounds]\ntotal = "20"', "rounds.total must be int, not str"),
+        (HEAD + "[plan]\nlearning_rate = nan", "plan.learning_rate must be a finite number"),
+        (HEAD + "[plan]\nepochs = 0", "plan: epochs or steps must be above 0"),
+        (HEAD + "[rounds]\nshare = 1.5", "rounds: share must be above 0 and at most 1"),
+        (HEAD + "[rounds]\nquorum = 0", "rounds: quorum must be at least 1"),
+        (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
+        (HEAD + '[plan]\ncodec = "zip"', "plan.codec: unknown codec 'zip'; known: float32"),
+        ('fleet = "Mill"\nmodel = "m"', "fleet must be 1 to 36 characters of a-z, 0-9 and -"),
+        ('fleet = "mill"', "model is missing"),
+    ],
+)
+def test_mistakes_are_one_line_with_file_and_key(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_aggregator(written(tmp_path, text))
+    assert str(caught.value).startswith(f"{tmp_path / 'settings.toml'}: {reason}")
+    assert "\n" not in str(caught.value)

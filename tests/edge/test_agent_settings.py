@@ -1,0 +1,62 @@
+"""The agent's settings file: one line for each mistake, with file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fedfleet.edge.data import Store
+from fedfleet.edge.settings import load_agent
+from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.settings import Broker
+
+HEAD = 'device = "d1"\nfleet = "mill"\n'
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "agent.toml").write_text(text)
+    return tmp_path / "agent.toml"
+
+
+def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
+    settings, folder = load_agent(written(tmp_path, HEAD))
+    assert (settings.device, settings.fleet, settings.broker) == ("d1", "mill", Broker())
+    assert folder == tmp_path / "state"
+
+
+def test_the_state_folder_is_relative_to_the_file(tmp_path: Path) -> None:
+    assert load_agent(written(tmp_path, HEAD + 'state = "a/b"'))[1] == tmp_path / "a" / "b"
+    assert load_agent(written(tmp_path, HEAD + 'state = "/var/lib/x"'))[1] == Path("/var/lib/x")
+
+
+def test_the_least_store_that_may_be_asked_for_can_be_opened(tmp_path: Path) -> None:
+    settings, folder = load_agent(written(tmp_path, HEAD + f"max_example_bytes = {2**21}"))
+    assert len(Store.open(folder, settings.max_example_bytes)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (HEAD + "stat = 1", "unknown setting stat; known here: device, fleet, state, max_example_bytes, broker"),
+        (
+            HEAD + '[broker]\nhots = "x"',
+            "unknown setting broker.hots; known here: host, port, keepalive, username, pass",
+        ),
+        (HEAD + '[broker]\nport = "1883"', "broker.port must be int, not str"),
+        (HEAD + "[broker]\nport = 0", "broker: port must be 1 to 65535"),
+        (HEAD + "broker = 7", "broker must be a table, not int"),
+        (HEAD + "max_example_bytes = 2097151", "max_example_bytes must be at least 2097152"),
+        (HEAD + "max_example_bytes = true", "max_example_bytes must be int, not bool"),
+        ('device = "d1"', "fleet is missing"),
+        ('device = "D1"\nfleet = "mill"', "device must be 1 to 36 characters of a-z, 0-9 and -"),
+        ('device = "d1"\nfleet = ""', "fleet must be 1 to 36 characters"),
+        ("device = ", "not TOML: "),
+        ("", "device is missing"),
+    ],
+)
+def test_mistakes_are_one_line_with_file_and_key(tmp_path: Path, text: str, reason: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_agent(written(tmp_path, text))
+    assert str(caught.value).startswith(f"{tmp_path / 'agent.toml'}: {reason}")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,219 @@
+"""Training in a child: the same bits, and nothing that happens to the child reaches the parent."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from federations import never
+
+from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.local import LocalTrainer
+from fedfleet.models.compiled import Compiled
+from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError
+from fedfleet.wire.messages import Blob, Plan, Task
+
+Blobs = tuple[Path, Path]
+ENDLESS = Plan(steps=10_000_000, learning_rate=0.001)
+DEVICE = "d1"
+pytestmark = pytest.mark.usefixtures("rooms")
+
+
+@pytest.fixture
+def task(small: Compiled, blobs: Blobs) -> Task:
+    return Task(3, Blob.of(small.program), Blob.of(blobs[1].read_bytes()), Plan(epochs=2, learning_rate=0.01), seed=9)
+
+
+@pytest.fixture
+def child(stored: Path, tmp_path: Path) -> Iterator[ChildTrainer]:
+    found = ChildTrainer(DEVICE, stored, tmp_path / "trainer.log")
+    yield found
+    found.close()
+
+
+def process(child: ChildTrainer) -> subprocess.Popen[bytes]:
+    assert child._process is not None
+    return child._process
+
+
+def answering(child: ChildTrainer) -> bool:
+    """Wait until the child has begun to answer."""
+    pipe = process(child).stdout
+    assert pipe is not None
+    return bool(select.select([pipe], [], [], 60)[0])
+
+
+def same_as_local(child: ChildTrainer, task: Task, blobs: Blobs, stored: Path) -> None:
+    update, local = child.train(task, *blobs, never), LocalTrainer(DEVICE, stored).train(task, *blobs, never)
+    assert update is not None
+    assert local is not None
+    assert len(local.delta) > 2**16  # of two parts
+    assert replace(update, metrics={}) == replace(local, metrics={})
+    assert (update.metrics["loss"], update.metrics["steps"]) == (local.metrics["loss"], local.metrics["steps"])
+
+
+def test_the_same_update_as_in_this_process_to_the_bit(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path
+) -> None:
+    same_as_local(child, task, blobs, stored)
+    first = process(child).pid
+    same_as_local(child, replace(task, round=4), blobs, stored)
+    assert process(child).pid == first  # it is kept warm
+
+
+def test_a_child_that_is_killed_in_the_middle_is_named_and_the_next_round_works(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path
+) -> None:
+    def kill() -> bool:
+        os.kill(process(child).pid, signal.SIGKILL)
+        return False
+
+    with pytest.raises(ProgramError, match="^the training process ended by signal 9"):
+        child.train(replace(task, plan=ENDLESS), *blobs, kill)
+    same_as_local(child, task, blobs, stored)
+
+
+def test_a_child_that_died_between_two_rounds_is_started_again(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path
+) -> None:
+    same_as_local(child, task, blobs, stored)
+    process(child).kill()
+    os.waitid(os.P_PID, process(child).pid, os.WEXITED | os.WNOWAIT)
+    same_as_local(child, task, blobs, stored)
+
+
+def test_a_child_that_dies_as_it_is_told_to_stop_is_named(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path
+) -> None:
+    def stop() -> bool:
+        os.kill(process(child).pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process(child).pid, os.WEXITED | os.WNOWAIT)
+        return True
+
+    with pytest.raises(ProgramError, match="ended by signal 9"):
+        child.train(replace(task, plan=ENDLESS), *blobs, stop)
+    same_as_local(child, task, blobs, stored)
+
+
+def test_it_stops_in_the_middle_and_goes_on_with_the_next_task(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path
+) -> None:
+    same_as_local(child, task, blobs, stored)
+    before = process(child).pid
+    began = time.monotonic()
+    assert child.train(replace(task, plan=ENDLESS), *blobs, lambda: True) is None
+    assert time.monotonic() - began < 8  # well below the patience after which the child is ended
+    assert process(child).pid == before
+    same_as_local(child, task, blobs, stored)
+
+
+def test_a_stop_that_comes_after_the_answer_leaves_nothing_in_the_pipe(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path
+) -> None:
+    other = replace(task, round=8)
+    assert child.train(other, *blobs, lambda: answering(child)) is None
+    same_as_local(child, task, blobs, stored)
+    child.close()  # a new child takes longer to begin than we take to ask
+    assert child.train(replace(task, program=Blob("0" * 64, 1)), *blobs, lambda: answering(child)) is None
+    same_as_local(child, task, blobs, stored)
+
+
+def test_what_the_trainer_refuses_is_told_in_its_words(
+    child: ChildTrainer, task: Task, blobs: Blobs, tmp_path: Path
+) -> None:
+    with pytest.raises(ProgramError, match="weights 000000000000 on disk have other bytes"):
+        child.train(replace(task, weights=Blob("0" * 64, 8)), *blobs, never)
+    empty = ChildTrainer(DEVICE, tmp_path / "empty", tmp_path / "empty.log")
+    with pytest.raises(ProgramError, match="holds no examples yet: fedfleet-agent import FILE"):
+        empty.train(task, *blobs, never)
+    empty.close()
+    empty.close()
+
+
+def test_an_answer_that_is_no_frame_ends_the_child(child: ChildTrainer, task: Task, blobs: Blobs, stored: Path) -> None:
+    child._process = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # echoes requests
+    with pytest.raises(FrameError, match="expected a part, got 'train'"):
+        child.train(task, *blobs, never)
+    same_as_local(child, task, blobs, stored)
+
+
+def test_a_child_that_ends_by_itself_is_told_with_its_last_words(
+    child: ChildTrainer, task: Task, blobs: Blobs, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-c", "import sys; sys.stdin.buffer.read(4); sys.exit(3)"]
+    child._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    (tmp_path / "trainer.log").write_text("first\nno memory left\n")
+    with pytest.raises(ProgramError, match=r"^the training process ended with exit code 3: no memory left$"):
+        child.train(task, *blobs, never)
+
+
+def test_a_log_that_cannot_be_written_is_named(task: Task, blobs: Blobs, stored: Path, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    with pytest.raises(StoreError, match=r"no training process with log .*/log: Is a directory"):
+        ChildTrainer(DEVICE, stored, tmp_path / "log").train(task, *blobs, never)
+
+
+def patient() -> Callable[[], bool]:
+    """Stop what takes longer than any of the programs here should."""
+    end = time.monotonic() + 10
+    return lambda: time.monotonic() > end
+
+
+def test_broken_programs_never_take_the_parent_down(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path, tmp_path: Path
+) -> None:
+    whole, dice = blobs[0].read_bytes(), random.Random(4)
+    broken = [whole[: len(whole) // 2], whole[:-1], whole[:8], b""[:0] + b"\0"]
+    for _ in range(30):
+        at = dice.randrange(len(whole))
+        broken.append(whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1 :])
+    ends = []
+    for content in broken:
+        (tmp_path / "broken").write_bytes(content)
+        lie = replace(task, program=Blob.of(content))  # the digest fits, so that the interpreter gets to see it
+        try:
+            update = child.train(lie, tmp_path / "broken", blobs[1], patient())
+            ends.append("trained" if update else "stopped")
+        except FedfleetError as error:
+            ends.append(str(error))
+    assert len(ends) == 34
+    assert not any("Traceback" in end for end in ends)
+    assert any("ended by signal" in end or "does not load" in end for end in ends)
+    same_as_local(child, task, blobs, stored)
+
+
+def test_the_child_trains_where_tensorflow_cannot_be_imported(
+    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path, tmp_path: Path, rooms: Callable[..., None]
+) -> None:
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    for name in ("tensorflow", "keras", "jax"):
+        (blocked / f"{name}.py").write_text(
+            f"open({str(blocked / 'tried')!r}, 'a').write('{name}\\n')\nraise ImportError"
+        )
+    rooms(blocked)
+    probe = subprocess.run([sys.executable, "-c", "import tensorflow"], capture_output=True, timeout=60, check=False)
+    assert probe.returncode == 1
+    assert (blocked / "tried").read_text() == "tensorflow\n"
+    (blocked / "tried").unlink()
+    same_as_local(child, task, blobs, stored)
+    assert not (blocked / "tried").exists()
+
+
+LOADED = "import sys, fedfleet.edge.__main__; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+
+
+def test_the_agent_itself_loads_neither_numpy_nor_a_runtime() -> None:
+    found = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, timeout=60, check=True)
+    loaded = set(found.stdout.split())
+    assert {"fedfleet", "paho"} <= loaded
+    assert not loaded & {"numpy", "ai_edge_litert", "tflite_runtime", "tensorflow", "keras", "jax", "sklearn"}
