@@ -244,3 +244,22 @@ def test_a_device_that_is_gone_does_not_hold_up_a_new_aggregator_for_ever() -> N
         found.now += DEADLINE
         found.play(limit=4000)
         assert [record.reported for record in found.records] == [3, 2, 2]
+
+
+def test_a_fleet_that_finished_one_federation_takes_part_in_the_next() -> None:
+    """The second aggregator has an empty journal and finds no task, while devices remember the rounds of the first."""
+    with world() as found:
+        first = found.play()
+        found.cloud.retire()
+        for device in found.names:
+            found.agents[device][0].step(0)
+        found.device_dies("d2")
+        found.cloud_dies()
+        found.folder = found.folder / "anew"
+        for device in ("d0", "d1"):
+            assert found.agents[device][0]._state.round == 3
+        found.cloud_starts()
+        found.folder = found.folder.parent
+        found.device_starts("d2")
+        assert found.play() == first
+        assert [record.reported for record in found.records] == [3] * 6

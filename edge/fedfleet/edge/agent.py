@@ -89,6 +89,10 @@ class Agent:
         task = decode(Task, payload)
         if self._task is not None and task.round <= self._task.round:
             return
+        if self._task is None and task.round < self._state.round:
+            # What is retained is the newest there is, so the fleet's rounds have been begun anew, below our memory.
+            log.warning("round %d follows round %d: the fleet has begun anew", task.round, self._state.round)
+            self._state.finish(task.round - 1)
         log.info("round %d: %s", task.round, "called" if task.calls(self.device) else "not called")
         for digest in self._fetching:
             self._bus.unsubscribe(self._topics.chunk(digest))
