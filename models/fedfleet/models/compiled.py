@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 MAX_PARAMETERS = 64 * 2**20
@@ -60,11 +59,11 @@ class Compiled:
         root = Path(folder)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            _replace(root / "program.tflite", self.program)
-            _replace(root / "weights.bin", self.weights.astype("<f4").tobytes())
-            _replace(root / "program.json", json.dumps(self._header(), indent=1).encode())
         except OSError as error:
-            raise StoreError(f"{root}: cannot be written ({error.strerror}); free space or choose another") from error
+            raise StoreError(f"{root}: cannot be written ({error.strerror}); choose another folder") from error
+        files.write(root / "program.tflite", self.program)
+        files.write(root / "weights.bin", self.weights.astype("<f4").tobytes())
+        files.write(root / "program.json", json.dumps(self._header(), indent=1).encode())
 
     def _header(self) -> dict[str, Any]:
         return {
@@ -160,17 +159,3 @@ def _gapless(layout: tuple[Entry, ...], parameters: int) -> bool:
             return False
         end += entry.size
     return end == parameters
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whole old or whole new: temporary file in the same folder, synced, renamed."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
