@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from parity import distance, train
 
 from fedfleet.models import audit, compiler, zoo
-from fedfleet.models.compiled import Compiled
 
 layers = tf.keras.layers
 CROSS, SQUARE = "sparse_categorical_crossentropy", "mean_squared_error"
@@ -84,21 +84,6 @@ STACKS: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]], str]] = {
         CROSS,
     ),
 }
-
-
-def distance(a: Any, b: Any) -> float:
-    return float(np.linalg.norm(np.asarray(a, np.float64) - b) / max(np.linalg.norm(b), 1e-12))
-
-
-def train(model: Any, compiled: Compiled, run: dict[str, Any], steps: int) -> float:
-    """The distance after `steps` steps of both, relative to how far the weights have moved."""
-    batch, weights = audit.examples(compiled), compiled.weights.copy()
-    for _ in range(steps):
-        weights = weights - np.float32(0.05) * audit.gradient(model, compiled.loss, batch)
-        compiler.assign(model, compiled.layout, weights)
-        run["train"](**batch, **audit.step_plan(0.05))
-    moved = run["get"]()["weights"] - compiled.weights
-    return distance(moved, weights - compiled.weights)
 
 
 @pytest.mark.parametrize("name", STACKS)

@@ -53,9 +53,14 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "integers": (
         lambda: sequential(K.Input((2,), dtype="int32"), layers.Embedding(5, 2), layers.Flatten()), SQUARE, "int32;"),
     "unknown op": (
-        lambda: sequential(K.Input((2,)), layers.Dense(3, activation="gelu", name="odd"), layers.Dense(2)),
+        lambda: sequential(K.Input((2,)), layers.Dense(3, activation=tf.math.sin, name="odd"), layers.Dense(2)),
         CROSS,
-        "layer 'odd': op Er",
+        "layer 'odd': op Sin has no training program for the device; docs/compiler.md lists",
+    ),
+    "odd power": (
+        lambda: sequential(K.Input((2,)), layers.Dense(3, activation=lambda x: x**1.5, name="odd"), layers.Dense(2)),
+        CROSS,
+        "layer 'odd': only powers of 2 to 4 have a training program",
     ),
     "average pool": (
         lambda: sequential(K.Input((4, 4, 1)), layers.Dense(2), layers.AveragePooling2D(2, name="mean")),

@@ -14,7 +14,9 @@ import tensorflow as tf
 
 from fedfleet.models.conv import Axis, axis, conv2d, product
 from fedfleet.models.gradient import custom_gradient
+from fedfleet.models.pointwise import POINTWISE, collapse
 from fedfleet.models.pool import max_pool
+from fedfleet.models.shapes import concatenate
 from fedfleet.models.trace import Node, Trace, owner
 from fedfleet.wire.errors import ModelError
 
@@ -40,49 +42,8 @@ def check(trace: Trace) -> None:
     """ModelError, naming the layer, for the first op that has no lowering."""
     for node in trace.nodes:
         if node.op not in LOWER:
-            advice = INSTEAD.get(node.op, "use Dense, Conv2D, Conv1D, MaxPooling2D, Flatten or Reshape")
+            advice = INSTEAD.get(node.op, "docs/compiler.md lists the layers that have one")
             raise ModelError(f"{owner(trace, node)}: op {node.op} has no training program for the device; {advice}")
-
-
-def _relu(_node: Node, x: Tensor) -> Tensor:
-    @custom_gradient
-    def apply(x: Tensor) -> tuple[Tensor, Any]:
-        y = tf.nn.relu(x)
-        return y, lambda g: g * tf.sign(y)
-
-    return apply(x)
-
-
-def _tanh(_node: Node, x: Tensor) -> Tensor:
-    @custom_gradient
-    def apply(x: Tensor) -> tuple[Tensor, Any]:
-        y = tf.tanh(x)
-        return y, lambda g: g - g * y * y
-
-    return apply(x)
-
-
-def _sigmoid(_node: Node, x: Tensor) -> Tensor:
-    @custom_gradient
-    def apply(x: Tensor) -> tuple[Tensor, Any]:
-        y = tf.sigmoid(x)
-        return y, lambda g: g * (y - y * y)
-
-    return apply(x)
-
-
-def _softmax(_node: Node, x: Tensor) -> Tensor:
-    @custom_gradient
-    def apply(x: Tensor) -> tuple[Tensor, Any]:
-        y = tf.nn.softmax(x)
-
-        def gradient(g: Tensor) -> Tensor:
-            scaled = g * y
-            return scaled - y * tf.reduce_sum(scaled, -1, keepdims=True)
-
-        return y, gradient
-
-    return apply(x)
 
 
 def _bias_add(node: Node, x: Tensor, bias: Tensor) -> Tensor:
@@ -91,7 +52,7 @@ def _bias_add(node: Node, x: Tensor, bias: Tensor) -> Tensor:
 
     @custom_gradient
     def apply(x: Tensor, bias: Tensor) -> tuple[Tensor, Any]:
-        return x + bias, lambda g: (g, tf.reduce_sum(tf.reshape(g, [-1, g.shape[-1]]), 0))
+        return x + bias, lambda g: (g, collapse(g, bias.shape))
 
     return apply(x, bias)
 
@@ -151,36 +112,20 @@ def _transpose(_node: Node, x: Tensor, order: Any) -> Tensor:
     return tf.transpose(x, [int(n) for n in np.asarray(order)])
 
 
-def _two(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
-    """A lowering for an elementwise op of two tensors whose own gradient is made of builtins."""
-    return lambda _node, a, b: function(a, b)
-
-
 LOWER: dict[str, Lowering] = {
-    "Add": _two(tf.add),
-    "AddV2": _two(tf.add),
+    **POINTWISE,
     "BiasAdd": _bias_add,
+    "ConcatV2": concatenate,
     "Conv2D": _conv2d,
     "ExpandDims": _expand,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
-    "Mul": _two(tf.multiply),
-    "Neg": lambda _node, x: tf.negative(x),
-    "RealDiv": _two(tf.divide),
-    "Relu": _relu,
     "Reshape": _reshape,
-    "Sigmoid": _sigmoid,
-    "Softmax": _softmax,
     "Squeeze": _squeeze,
-    "StopGradient": lambda _node, x: tf.stop_gradient(x),
-    "Sub": _two(tf.subtract),
-    "Tanh": _tanh,
     "Transpose": _transpose,
 }
 
 INSTEAD: dict[str, str] = {
-    "Elu": "use activation='relu' or 'tanh'",
-    "Erf": "use activation='relu' instead of gelu",
     "FusedBatchNormV3": "leave batch normalisation out, or rescale the input",
     "AvgPool": "use MaxPooling2D",
     "DepthwiseConv2dNative": "use Conv2D",

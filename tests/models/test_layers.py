@@ -1,0 +1,71 @@
+"""Every layer and activation alone, and pairs of them, a few steps on the LiteRT runtime against TensorFlow's gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from parity import train
+
+from fedfleet.models import audit, compiler
+
+K = tf.keras
+layers = K.layers
+SQUARE = "mean_squared_error"
+KERAS3 = tf.__version__ >= "2.16"
+VECTOR = (7,)
+Stack = Callable[[], list[Any]]
+
+ACTIVATIONS = [
+    "linear", "relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "swish", "hard_sigmoid", "softplus",
+    "exponential", "softsign", "mish", "log_softmax",
+    *(["hard_swish", "celu", "tanh_shrink"] if KERAS3 else []),
+]  # fmt: skip
+
+
+def tanh_gelu(x: Any) -> Any:
+    return K.activations.gelu(x, approximate=True)
+
+
+def merging(layer: Any) -> Any:
+    """A model of two branches that `layer` joins."""
+    inside = K.Input((6,))
+    left, right = layers.Dense(4, activation="tanh")(inside), layers.Dense(4)(inside)
+    return K.Model(inside, layers.Dense(2)(layer([left, right])))
+
+
+STACKS: dict[str, tuple[tuple[int, ...], Stack]] = {
+    **{name: (VECTOR, lambda name=name: [layers.Dense(9, activation=name)]) for name in ACTIVATIONS},
+    "gelu by tanh": (VECTOR, lambda: [layers.Dense(9, activation=tanh_gelu)]),
+    "LeakyReLU": (VECTOR, lambda: [layers.Dense(9), layers.LeakyReLU()]),
+    "PReLU": ((4, 5), lambda: [layers.Dense(6), layers.PReLU(shared_axes=[1])]),
+    "ELU": (VECTOR, lambda: [layers.Dense(9), layers.ELU()]),
+    "ReLU up to 1": (VECTOR, lambda: [layers.Dense(9), layers.ReLU(max_value=1.0)]),
+    "Dropout": (VECTOR, lambda: [layers.Dense(9), layers.Dropout(0.5)]),
+}
+MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"]
+
+
+def drift(model: Any, run: Any) -> float:
+    """The distance after three steps, from random weights; the program holds builtins alone."""
+    random = np.random.default_rng(1)
+    for weight in model.trainable_weights:
+        scale = 1.0 / np.sqrt(np.prod(weight.shape[:-1]) + 1)
+        weight.assign(random.normal(0, scale, tuple(weight.shape)).astype(np.float32))
+    compiled = compiler.compile(model, SQUARE, batch=3)
+    audit.histogram(compiled.program)
+    return train(model, compiled, run(compiled), 3)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_layer_alone(name: str, stack: Any, run: Any) -> None:
+    shape, build = STACKS[name]
+    assert drift(stack(shape, *build(), layers.Flatten(), layers.Dense(2)), run) < 1e-4
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_a_merge(name: str, run: Any) -> None:
+    assert drift(merging(getattr(layers, name)()), run) < 1e-4
