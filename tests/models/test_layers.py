@@ -16,7 +16,7 @@ K = tf.keras
 layers = K.layers
 SQUARE = "mean_squared_error"
 KERAS3 = tf.__version__ >= "2.16"
-VECTOR = (7,)
+VECTOR, ROW, IMAGE = (7,), (9, 4), (6, 7, 2)
 Stack = Callable[[], list[Any]]
 
 ACTIVATIONS = [
@@ -45,6 +45,25 @@ STACKS: dict[str, tuple[tuple[int, ...], Stack]] = {
     "ELU": (VECTOR, lambda: [layers.Dense(9), layers.ELU()]),
     "ReLU up to 1": (VECTOR, lambda: [layers.Dense(9), layers.ReLU(max_value=1.0)]),
     "Dropout": (VECTOR, lambda: [layers.Dense(9), layers.Dropout(0.5)]),
+    "Softmax": ((4, 5), lambda: [layers.Dense(6), layers.Softmax()]),
+    "Permute": (IMAGE, lambda: [layers.Dense(3), layers.Permute((2, 3, 1)), layers.Dense(2)]),
+    "RepeatVector": (VECTOR, lambda: [layers.Dense(3), layers.RepeatVector(4), layers.Dense(2)]),
+    "ZeroPadding1D": (ROW, lambda: [layers.Dense(3), layers.ZeroPadding1D((1, 2)), layers.Conv1D(2, 3)]),
+    "ZeroPadding2D": (IMAGE, lambda: [layers.Dense(3), layers.ZeroPadding2D(((1, 0), (2, 1))), layers.Conv2D(2, 3)]),
+    "Cropping1D": (ROW, lambda: [layers.Dense(3), layers.Cropping1D((1, 2))]),
+    "Cropping2D": (IMAGE, lambda: [layers.Dense(3), layers.Cropping2D(((1, 0), (2, 1)))]),
+    "UpSampling1D": (ROW, lambda: [layers.Dense(3), layers.UpSampling1D(3), layers.Conv1D(2, 3)]),
+    "UpSampling2D": (IMAGE, lambda: [layers.Dense(3), layers.UpSampling2D((2, 3)), layers.Conv2D(2, 3)]),
+    "GlobalAveragePooling1D": (ROW, lambda: [layers.Dense(3), layers.GlobalAveragePooling1D()]),
+    "GlobalAveragePooling2D": (IMAGE, lambda: [layers.Dense(3), layers.GlobalAveragePooling2D(keepdims=True)]),
+    "GlobalMaxPooling1D": (ROW, lambda: [layers.Dense(3), layers.GlobalMaxPooling1D()]),
+    "GlobalMaxPooling2D": (IMAGE, lambda: [layers.Dense(3), layers.GlobalMaxPooling2D()]),
+    "AveragePooling1D": (ROW, lambda: [layers.Dense(3), layers.AveragePooling1D(2)]),
+    "AveragePooling2D": (IMAGE, lambda: [layers.Dense(3), layers.AveragePooling2D((2, 3))]),
+    "AveragePooling2D overlapping": (IMAGE, lambda: [layers.Dense(3), layers.AveragePooling2D(3, 2)]),
+    "AveragePooling2D same": (IMAGE, lambda: [layers.Dense(3), layers.AveragePooling2D(3, (1, 2), "same")]),
+    "MaxPooling1D": (ROW, lambda: [layers.Dense(3), layers.MaxPooling1D(3, 2)]),
+    "slice and step": (ROW, lambda: [layers.Dense(3), layers.Lambda(lambda x: x[:, -4:, 1])]),
 }
 MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"]
 

@@ -62,10 +62,19 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         CROSS,
         "layer 'odd': only powers of 2 to 4 have a training program",
     ),
-    "average pool": (
-        lambda: sequential(K.Input((4, 4, 1)), layers.Dense(2), layers.AveragePooling2D(2, name="mean")),
+    "slice with steps": (
+        lambda: sequential(K.Input((6,)), layers.Dense(4), layers.Lambda(lambda x: x[:, ::2], name="half")),
         SQUARE,
-        "layer 'mean': op AvgPool has no training program for the device; use MaxPooling2D",
+        "layer 'half': only slices such as x[:, 2:5] have a training program for the device",
+    ),
+    "resize": (
+        lambda: sequential(
+            K.Input((4, 4, 1)),
+            layers.Dense(2),
+            layers.Lambda(lambda x: tf.raw_ops.ResizeNearestNeighbor(images=x, size=[6, 6]), name="grown"),
+        ),
+        SQUARE,
+        "layer 'grown': only resizing to a whole multiple has a training program; use UpSampling2D",
     ),
     "groups": (
         lambda: sequential(K.Input((4, 4, 2)), layers.Conv2D(2, 3, groups=2, name="split"), layers.Flatten()),

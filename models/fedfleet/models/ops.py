@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from fedfleet.models.conv import Axis, axis, conv2d, product
 from fedfleet.models.gradient import custom_gradient
 from fedfleet.models.pointwise import POINTWISE, collapse
-from fedfleet.models.pool import max_pool
-from fedfleet.models.shapes import concatenate
+from fedfleet.models.pool import max_pool, mean_pool
+from fedfleet.models.reductions import REDUCTIONS
+from fedfleet.models.shapes import SHAPES
 from fedfleet.models.trace import Node, Trace, owner
 from fedfleet.wire.errors import ModelError
 
@@ -86,6 +86,11 @@ def _max_pool(node: Node, x: Tensor) -> Tensor:
     return max_pool(x, rows, cols)
 
 
+def _mean_pool(node: Node, x: Tensor) -> Tensor:
+    rows, cols = _axes(node, x, node.attrs["ksize"][1:3], [1, 1, 1, 1])
+    return mean_pool(x, rows, cols)
+
+
 def _axes(node: Node, x: Tensor, kernel: Sequence[int], dilations: Sequence[int]) -> tuple[Axis, Axis]:
     """The two spatial axes of a windowed op."""
     if node.attrs["data_format"] != b"NHWC" or node.attrs["padding"] not in {b"SAME", b"VALID"}:
@@ -95,39 +100,18 @@ def _axes(node: Node, x: Tensor, kernel: Sequence[int], dilations: Sequence[int]
     return rows, cols
 
 
-def _reshape(_node: Node, x: Tensor, shape: Any) -> Tensor:
-    return tf.reshape(x, [int(n) for n in np.asarray(shape)])
-
-
-def _expand(_node: Node, x: Tensor, dim: Any) -> Tensor:
-    return tf.reshape(x, tf.expand_dims(tf.zeros(x.shape), int(dim)).shape)
-
-
-def _squeeze(node: Node, x: Tensor) -> Tensor:
-    drop = [d % len(x.shape) for d in node.attrs["squeeze_dims"]] or [i for i, n in enumerate(x.shape) if n == 1]
-    return tf.reshape(x, [n for i, n in enumerate(x.shape) if i not in drop])
-
-
-def _transpose(_node: Node, x: Tensor, order: Any) -> Tensor:
-    return tf.transpose(x, [int(n) for n in np.asarray(order)])
-
-
 LOWER: dict[str, Lowering] = {
     **POINTWISE,
+    **SHAPES,
+    **REDUCTIONS,
+    "AvgPool": _mean_pool,
     "BiasAdd": _bias_add,
-    "ConcatV2": concatenate,
     "Conv2D": _conv2d,
-    "ExpandDims": _expand,
     "MatMul": _matmul,
     "MaxPool": _max_pool,
-    "Reshape": _reshape,
-    "Squeeze": _squeeze,
-    "Transpose": _transpose,
 }
 
 INSTEAD: dict[str, str] = {
     "FusedBatchNormV3": "leave batch normalisation out, or rescale the input",
-    "AvgPool": "use MaxPooling2D",
     "DepthwiseConv2dNative": "use Conv2D",
-    "SpaceToBatchND": "use dilation_rate=1",
 }

@@ -1,17 +1,21 @@
-"""Max-pooling with TensorFlow's own gradient: a window's gradient goes to its first maximum, also on ties.
+"""Pooling with TensorFlow's own gradient: that of a maximum goes to the window's first one, also on ties.
 
 LiteRT has no MaxPoolGrad. The taps of all windows are compared with the maximum one after another; what one tap takes,
 the later ones do not get, and the last takes the rest: exact, and it needs neither comparisons nor casts.
+The gradient of a mean is the mean of what all windows hand back, taken over the same windows.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from fedfleet.models.conv import Axis, dilate, pad
 from fedfleet.models.gradient import custom_gradient
+from fedfleet.models.shapes import repeat
 
 Tensor = Any
 LOWEST = -3.0e38
@@ -35,6 +39,51 @@ def max_pool(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
         return y, gradient
 
     return apply(x)
+
+
+def mean_pool(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    """Means of the windows of x [B,H,W,C] -> [B,H',W',C], padding not counted."""
+    tiled = (rows.stride, cols.stride) == (rows.kernel, cols.kernel)
+    if tiled and not (rows.before or rows.after or cols.before or cols.after):
+        return _tiled_mean(x, rows, cols)
+
+    @custom_gradient
+    def apply(x: Tensor) -> tuple[Tensor, Any]:
+        padding = "SAME" if rows.before or rows.after or cols.before or cols.after else "VALID"
+        y = tf.nn.avg_pool2d(x, [rows.kernel, cols.kernel], [rows.stride, cols.stride], padding)
+        factor = rows.kernel * cols.kernel / np.outer(_counts(rows), _counts(cols)).astype(np.float32)
+
+        def gradient(g: Tensor) -> Tensor:
+            wide = dilate(g * factor[None, :, :, None], rows, cols)
+            return tf.nn.avg_pool2d(wide, [rows.kernel, cols.kernel], 1, "VALID")
+
+        return y, gradient
+
+    return apply(x)
+
+
+def _tiled_mean(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    """Means of windows that neither overlap nor reach over the edge: the gradient is repeated."""
+
+    @custom_gradient
+    def apply(x: Tensor) -> tuple[Tensor, Any]:
+        y = tf.nn.avg_pool2d(x, [rows.kernel, cols.kernel], [rows.stride, cols.stride], "VALID")
+
+        def gradient(g: Tensor) -> Tensor:
+            whole = repeat(repeat(g * (1.0 / (rows.kernel * cols.kernel)), 1, rows.kernel), 2, cols.kernel)
+            below, beside = x.shape[1] - whole.shape[1], x.shape[2] - whole.shape[2]
+            return tf.pad(whole, [[0, 0], [0, below], [0, beside], [0, 0]]) if below or beside else whole
+
+        return y, gradient
+
+    return apply(x)
+
+
+def _counts(line: Axis) -> npt.NDArray[np.float32]:
+    """How many real positions each window covers."""
+    real = np.pad(np.ones(line.size, np.float32), (line.before, line.after))
+    starts = range(0, line.out * line.stride, line.stride)
+    return np.array([real[start : start + line.kernel].sum() for start in starts], np.float32)
 
 
 def _taps(full: Tensor, rows: Axis, cols: Axis) -> list[Tensor]:

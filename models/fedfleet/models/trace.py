@@ -21,6 +21,7 @@ from fedfleet.wire.errors import ModelError
 
 ALIASES = frozenset({"Identity", "ReadVariableOp", "IdentityN"})
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
+RENAMED = {"reduction_indices": "axis"}  # raw_ops calls the argument otherwise than the graph
 INERT = frozenset({"NoOp", "Assert"})
 
 
@@ -161,7 +162,7 @@ def _fold(node: Node, constants: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDA
     values = [constants[name] for name in node.inputs]
     arguments: dict[str, Any] = {}
     for name, count in node.groups:
-        arguments[name] = [values.pop(0) for _ in range(count)] if count else values.pop(0)
+        arguments[RENAMED.get(name, name)] = [values.pop(0) for _ in range(count)] if count else values.pop(0)
     known = inspect.signature(function).parameters
     arguments.update((k, v) for k, v in node.attrs.items() if k in known)
     result = function(**arguments)
