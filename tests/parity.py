@@ -1,10 +1,11 @@
-"""How far a device program drifts from TensorFlow's own gradients."""
+"""How far a lowering, or a whole device program, is from TensorFlow's own values and gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from fedfleet.models import audit, compiler
 from fedfleet.models.compiled import Compiled
@@ -23,3 +24,22 @@ def train(model: Any, compiled: Compiled, run: dict[str, Any], steps: int) -> fl
         run["train"](**batch, **audit.step_plan(0.05))
     moved = run["get"]()["weights"] - compiled.weights
     return distance(moved, weights - compiled.weights)
+
+
+def normal(seed: int, *shape: int) -> Any:
+    return tf.constant(np.random.default_rng(seed).standard_normal(shape), tf.float32)
+
+
+def gradients(function: Any, *tensors: Any) -> list[Any]:
+    """The value, and the gradients by all tensors of a weighted sum of it."""
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        value = function(*tensors)
+        total = tf.reduce_sum(value * normal(9, *value.shape))
+    return [value, *tape.gradient(total, tensors, unconnected_gradients="zero")]
+
+
+def same(mine: list[Any], theirs: list[Any], near: float = 1e-5) -> None:
+    for a, b in zip(mine, theirs):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=near, atol=near)

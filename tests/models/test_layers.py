@@ -63,6 +63,25 @@ STACKS: dict[str, tuple[tuple[int, ...], Stack]] = {
     "AveragePooling2D overlapping": (IMAGE, lambda: [layers.Dense(3), layers.AveragePooling2D(3, 2)]),
     "AveragePooling2D same": (IMAGE, lambda: [layers.Dense(3), layers.AveragePooling2D(3, (1, 2), "same")]),
     "MaxPooling1D": (ROW, lambda: [layers.Dense(3), layers.MaxPooling1D(3, 2)]),
+    "DepthwiseConv2D": (IMAGE, lambda: [layers.Dense(3), layers.DepthwiseConv2D(3, depth_multiplier=2)]),
+    "DepthwiseConv2D strides": (IMAGE, lambda: [layers.Dense(3), layers.DepthwiseConv2D(3, 2, "same")]),
+    "DepthwiseConv2D dilated": (IMAGE, lambda: [layers.Dense(3), layers.DepthwiseConv2D(2, dilation_rate=(2, 3))]),
+    "DepthwiseConv1D": (ROW, lambda: [layers.Dense(3), layers.DepthwiseConv1D(3)]),
+    "SeparableConv2D": (IMAGE, lambda: [layers.Dense(3), layers.SeparableConv2D(4, 3, padding="same")]),
+    "SeparableConv1D": (ROW, lambda: [layers.Dense(3), layers.SeparableConv1D(4, 3, dilation_rate=2)]),
+    "Conv2DTranspose": (IMAGE, lambda: [layers.Dense(3), layers.Conv2DTranspose(4, 3, 2, "same")]),
+    "Conv2DTranspose valid": (IMAGE, lambda: [layers.Dense(3), layers.Conv2DTranspose(4, (2, 3), (3, 1))]),
+    "Conv1DTranspose": (ROW, lambda: [layers.Dense(3), layers.Conv1DTranspose(4, 3, 2)]),
+    "Conv2D dilated": (IMAGE, lambda: [layers.Dense(3), layers.Conv2D(4, 2, dilation_rate=(2, 3))]),
+    "Conv2D dilated same": (IMAGE, lambda: [layers.Dense(3), layers.Conv2D(4, 3, padding="same", dilation_rate=2)]),
+    "Conv1D causal": (ROW, lambda: [layers.Dense(3), layers.Conv1D(4, 2, padding="causal", dilation_rate=2)]),
+    "Conv2D groups": (IMAGE, lambda: [layers.Dense(4), layers.Conv2D(6, 3, groups=2)]),
+    "BatchNormalization": (IMAGE, lambda: [layers.Dense(3), layers.BatchNormalization()]),
+    "BatchNormalization of rows": (VECTOR, lambda: [layers.Dense(6), layers.BatchNormalization(), layers.ReLU()]),
+    "LayerNormalization": (ROW, lambda: [layers.Dense(6), layers.LayerNormalization()]),
+    "LayerNormalization of images": (IMAGE, lambda: [layers.Dense(3), layers.LayerNormalization(axis=[1, 2, 3])]),
+    "GroupNormalization": (IMAGE, lambda: [layers.Dense(6), layers.GroupNormalization(3)]),
+    "UnitNormalization": (VECTOR, lambda: [layers.Dense(6), layers.UnitNormalization()]),
     "slice and step": (ROW, lambda: [layers.Dense(3), layers.Lambda(lambda x: x[:, -4:, 1])]),
 }
 MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Concatenate"]
@@ -71,9 +90,10 @@ MERGES = ["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum", "Conca
 def drift(model: Any, run: Any) -> float:
     """The distance after three steps, from random weights; the program holds builtins alone."""
     random = np.random.default_rng(1)
-    for weight in model.trainable_weights:
+    for weight in model.weights:
         scale = 1.0 / np.sqrt(np.prod(weight.shape[:-1]) + 1)
-        weight.assign(random.normal(0, scale, tuple(weight.shape)).astype(np.float32))
+        values = random.normal(0, scale, tuple(weight.shape)).astype(np.float32)
+        weight.assign(np.abs(values) + 0.1 if "variance" in weight.name else values)
     compiled = compiler.compile(model, SQUARE, batch=3)
     audit.histogram(compiled.program)
     return train(model, compiled, run(compiled), 3)

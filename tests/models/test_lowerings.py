@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from parity import gradients, normal, same
 
 from fedfleet.models.conv import axis
 from fedfleet.models.ops import LOWER
@@ -57,25 +58,6 @@ def lower(op: str, *inputs: Any, **attrs: Any) -> Any:
     return LOWER[op](Node("node", op, (), (), attrs), *inputs)
 
 
-def normal(seed: int, *shape: int) -> Any:
-    return tf.constant(np.random.default_rng(seed).standard_normal(shape), tf.float32)
-
-
-def gradients(function: Any, *tensors: Any) -> list[Any]:
-    """The value, and the gradients by all tensors of a weighted sum of it."""
-    with tf.GradientTape() as tape:
-        tape.watch(tensors)
-        value = function(*tensors)
-        total = tf.reduce_sum(value * normal(9, *value.shape))
-    return [value, *tape.gradient(total, tensors, unconnected_gradients="zero")]
-
-
-def same(mine: list[Any], theirs: list[Any], near: float = 1e-5) -> None:
-    for a, b in zip(mine, theirs):
-        assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, rtol=near, atol=near)
-
-
 @pytest.mark.parametrize("op", UNARY)
 def test_an_activation_and_its_slope(op: str) -> None:
     x = tf.constant([KINKS], tf.float32)
@@ -104,6 +86,14 @@ def test_leaky_relu(alpha: float) -> None:
 def test_powers_are_products(exponent: int) -> None:
     x, number = tf.constant(KINKS, tf.float32), np.array(exponent, np.float32)
     same(gradients(lambda x: lower("Pow", x, number), x), gradients(lambda x: tf.pow(x, number), x))
+
+
+def test_a_division_that_makes_zero_of_x_by_zero() -> None:
+    x = tf.constant(KINKS, tf.float32)
+    same([lower("DivNoNan", x, np.float32([4.0]))], [x / 4.0])
+    for unknown in (np.float32([0.0]), x):
+        with pytest.raises(ModelError, match="makes 0 of x / 0"):
+            lower("DivNoNan", x, unknown)
 
 
 @pytest.mark.parametrize("op", BINARY)

@@ -76,10 +76,26 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         SQUARE,
         "layer 'grown': only resizing to a whole multiple has a training program; use UpSampling2D",
     ),
-    "groups": (
-        lambda: sequential(K.Input((4, 4, 2)), layers.Conv2D(2, 3, groups=2, name="split"), layers.Flatten()),
-        CROSS,
-        "layer 'split': grouped convolutions have no training program for the device; use groups=1",
+    "statistics of the batch": (
+        lambda: sequential(
+            K.Input((4, 4, 2)),
+            layers.Dense(2),
+            layers.Lambda(
+                lambda x: tf.raw_ops.FusedBatchNormV3(
+                    x=x, scale=[1.0] * 2, offset=[0.0] * 2, mean=[], variance=[], is_training=True
+                )[0],
+                name="norm",
+            ),
+        ),
+        SQUARE,
+        "layer 'norm': statistics of the batch have no training program; use BatchNormalization with training=False",
+    ),
+    "bilinear": (
+        lambda: sequential(
+            K.Input((4, 4, 2)), layers.Dense(2), layers.UpSampling2D(2, interpolation="bilinear", name="grown")
+        ),
+        SQUARE,
+        "layer 'grown': op ResizeBilinear has no training program for the device; use UpSampling2D with interpolation=",
     ),
 }  # fmt: skip
 

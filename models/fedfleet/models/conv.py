@@ -60,25 +60,52 @@ def conv2d(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
 
     @custom_gradient
     def apply(x: Tensor, kernel: Tensor) -> tuple[Tensor, Any]:
-        full = pad(x, rows, cols)
-        by_rows = _by_rows(rows, cols, x.shape[3])
-        windows = _across(full, cols) if by_rows else unroll(full, rows, cols)
-        y = _row_sum(windows, kernel, rows) if by_rows else tf.matmul(windows, _matrix(kernel))
+        windows = _windows(x, rows, cols)
 
         def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
-            by_kernel = _row_weights(windows, g, rows) if by_rows else _weights(windows, g)
-            return spread(g, kernel, rows, cols), tf.reshape(by_kernel, kernel.shape)
+            return spread(g, kernel, rows, cols), _by_kernel(windows, g, kernel, rows, cols)
 
-        return y, gradient
+        return _correlate(windows, kernel, rows, cols), gradient
 
     return apply(x, kernel)
+
+
+def transposed(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    """Transposed convolution of x [B,H',W',O] with kernel [h,w,I,O] -> [B,H,W,I]; the axes are those of the result."""
+
+    @custom_gradient
+    def apply(x: Tensor, kernel: Tensor) -> tuple[Tensor, Any]:
+        def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
+            windows = _windows(g, rows, cols)
+            return _correlate(windows, kernel, rows, cols), _by_kernel(windows, x, kernel, rows, cols)
+
+        return spread(x, kernel, rows, cols), gradient
+
+    return apply(x, kernel)
+
+
+def _windows(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    """What serves the product and the kernel's gradient: x padded and unrolled, along the width alone where it pays."""
+    full = pad(x, rows, cols)
+    return _across(full, cols) if _by_rows(rows, cols, x.shape[3]) else unroll(full, rows, cols)
+
+
+def _correlate(windows: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    by_rows = _by_rows(rows, cols, kernel.shape[2])
+    return _row_sum(windows, kernel, rows) if by_rows else tf.matmul(windows, _matrix(kernel))
+
+
+def _by_kernel(windows: Tensor, g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    """The kernel's gradient from the windows of the wide side and the narrow side g."""
+    by_rows = _by_rows(rows, cols, kernel.shape[2])
+    return tf.reshape(_row_weights(windows, g, rows) if by_rows else _weights(windows, g), kernel.shape)
 
 
 def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """The gradient of `conv2d` by its input, from g [B,H',W',O], that of its output; a transposed convolution."""
     wide = dilate(g, rows, cols)
     taps = tf.transpose(kernel, [0, 1, 3, 2])
-    lines, columns = _unit(rows), _unit(cols)
+    lines, columns = unit(rows), unit(cols)
     if _by_rows(lines, columns, g.shape[3]):
         return _row_sum(_across(wide, columns, backwards=True), taps, lines, backwards=True)
     return tf.matmul(unroll(wide, lines, columns, backwards=True), _matrix(taps))
@@ -132,6 +159,12 @@ def unroll(x: Tensor, rows: Axis, cols: Axis, backwards: bool = False) -> Tensor
     return _join([_shift(wide, 1, i, rows) for i in _taps(rows, backwards)])
 
 
+def positions(x: Tensor, rows: Axis, cols: Axis) -> list[Tensor]:
+    """For each tap, row by row, what it sees of a padded x [B,H,W,C] in all windows: h*w tensors [B,H',W',C]."""
+    lines = [_shift(x, 1, i, rows) for i in _taps(rows, False)]
+    return [_shift(line, 2, j, cols) for line in lines for j in _taps(cols, False)]
+
+
 def _across(x: Tensor, cols: Axis, backwards: bool = False) -> Tensor:
     """Windows along the width alone: [B,H,W',w*C]."""
     return _join([_shift(x, 2, j, cols) for j in _taps(cols, backwards)])
@@ -161,7 +194,7 @@ def _margins(line: Axis, length: int) -> tuple[int, int]:
     return before, line.size + line.span - 1 - before - length
 
 
-def _unit(line: Axis) -> Axis:
+def unit(line: Axis) -> Axis:
     """The axis of the input gradient: stride one over an already padded gradient, one output per input."""
     return Axis(line.size + line.span - 1, line.kernel, 1, line.dilation, 0, 0)
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
-from fedfleet.models.conv import Axis, axis, conv2d, product
+from fedfleet.models.conv import product
 from fedfleet.models.gradient import custom_gradient
+from fedfleet.models.norms import NORMS
 from fedfleet.models.pointwise import POINTWISE, collapse
-from fedfleet.models.pool import max_pool, mean_pool
 from fedfleet.models.reductions import REDUCTIONS
 from fedfleet.models.shapes import SHAPES
 from fedfleet.models.trace import Node, Trace, owner
+from fedfleet.models.windows import WINDOWS
 from fedfleet.wire.errors import ModelError
 
 Tensor = Any
@@ -74,44 +75,21 @@ def _matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return apply(a, b)
 
 
-def _conv2d(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
-    rows, cols = _axes(node, x, kernel.shape[:2], node.attrs["dilations"])
-    if kernel.shape[2] != x.shape[3]:
-        raise ModelError("grouped convolutions have no training program for the device; use groups=1")
-    return conv2d(x, kernel, rows, cols)
-
-
-def _max_pool(node: Node, x: Tensor) -> Tensor:
-    rows, cols = _axes(node, x, node.attrs["ksize"][1:3], [1, 1, 1, 1])
-    return max_pool(x, rows, cols)
-
-
-def _mean_pool(node: Node, x: Tensor) -> Tensor:
-    rows, cols = _axes(node, x, node.attrs["ksize"][1:3], [1, 1, 1, 1])
-    return mean_pool(x, rows, cols)
-
-
-def _axes(node: Node, x: Tensor, kernel: Sequence[int], dilations: Sequence[int]) -> tuple[Axis, Axis]:
-    """The two spatial axes of a windowed op."""
-    if node.attrs["data_format"] != b"NHWC" or node.attrs["padding"] not in {b"SAME", b"VALID"}:
-        raise ModelError("only channels_last with padding 'same' or 'valid' is supported")
-    same, strides = node.attrs["padding"] == b"SAME", node.attrs["strides"]
-    rows, cols = (axis(x.shape[i], int(kernel[i - 1]), strides[i], dilations[i], same) for i in (1, 2))
-    return rows, cols
-
-
 LOWER: dict[str, Lowering] = {
     **POINTWISE,
     **SHAPES,
     **REDUCTIONS,
-    "AvgPool": _mean_pool,
+    **NORMS,
+    **WINDOWS,
     "BiasAdd": _bias_add,
-    "Conv2D": _conv2d,
     "MatMul": _matmul,
-    "MaxPool": _max_pool,
 }
 
 INSTEAD: dict[str, str] = {
-    "FusedBatchNormV3": "leave batch normalisation out, or rescale the input",
-    "DepthwiseConv2dNative": "use Conv2D",
+    "BatchMatMulV2": "attention and Dot are not supported yet; use Dense or Conv1D over the sequence",
+    "Conv3D": "use Conv2D",
+    "Greater": "use ReLU without a threshold, or LeakyReLU",
+    "MirrorPad": "use ZeroPadding2D",
+    "ResizeBilinear": "use UpSampling2D with interpolation='nearest'",
+    "While": "recurrent layers are not supported yet; use Conv1D over the sequence",
 }

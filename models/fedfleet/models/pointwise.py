@@ -114,6 +114,13 @@ def power(node: Node, x: Tensor, exponent: Any) -> Tensor:
     return y
 
 
+def divide_no_nan(node: Node, a: Tensor, b: Any) -> Tensor:
+    """DivNoNan by known numbers other than zero, as Keras 2 divides by the sum of its weights."""
+    if not isinstance(b, np.ndarray) or not b.all():
+        raise ModelError("a division that makes 0 of x / 0 has no training program for the device; use x / (y + small)")
+    return POINTWISE["RealDiv"](node, a, b)
+
+
 def erf(x: Tensor) -> Tensor:
     """The error function, within 1.5e-7."""
     size = tf.abs(x)
@@ -162,6 +169,7 @@ POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "Abs": shaped(tf.abs, lambda x, _y: tf.sign(x)),
     "Add": paired(tf.add, lambda g, _a, _b, _y: (g, g)),
     "AddV2": paired(tf.add, lambda g, _a, _b, _y: (g, g)),
+    "DivNoNan": divide_no_nan,
     "Elu": shaped(tf.nn.elu, lambda _x, y: tf.minimum(y, 0.0) + 1.0),
     "Erf": shaped(erf, lambda x, _y: _bell(x)),
     "Erfc": shaped(lambda x: 1.0 - erf(x), lambda x, _y: -_bell(x)),
