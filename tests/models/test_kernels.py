@@ -127,3 +127,28 @@ def test_scores_count_hits_and_squares() -> None:
     assert hits.numpy().tolist() == [1, 0, 1]
     squares = LOSSES["mean_squared_error"].score(z, tf.constant([[0.0, 3.0], [3.0, 2.0], [5.0, 5.0]]))
     assert squares.numpy().tolist() == [2, 0, 8]
+
+
+def test_a_class_is_hit_where_the_largest_target_is() -> None:
+    z = tf.constant([[0.0, 1.0], [3.0, 2.0], [5.0, 9.0]])
+    target = tf.constant([[0.4, 0.6], [0.1, 0.9], [0.0, 1.0]])
+    assert LOSSES["categorical_crossentropy"].score(z, target).numpy().tolist() == [1, 0, 1]
+
+
+def test_scores_of_sides_and_of_distances() -> None:
+    z, target = tf.constant([[-3.0, 0.5], [0.5, 4.0]]), tf.constant([[0.0, 0.0], [1.0, 1.0]])
+    assert LOSSES["binary_crossentropy"].score(z, target).numpy().tolist() == [0.5, 1]
+    assert LOSSES["mean_absolute_error"].score(z, target).numpy().tolist() == [1.75, 1.75]
+    assert LOSSES["huber"].score(z, target).numpy().tolist() == [1.75, 1.75]
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+@pytest.mark.parametrize("loss", ["binary_crossentropy", "mean_absolute_error", "huber", "mean_squared_error"])
+def test_a_loss_by_example_is_keras(loss: str, scale: float) -> None:
+    z, target = normal(1, 6, 4) * scale, tf.constant(np.random.default_rng(2).random((6, 4)), tf.float32)
+    function = tf.keras.losses.get(loss)
+    options = {"from_logits": True} if loss == "binary_crossentropy" else {}
+    mine = gradients(lambda z: LOSSES[loss].each(z, target), z)
+    theirs = gradients(lambda z: function(target, z, **options), z)
+    np.testing.assert_allclose(mine[0], theirs[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(mine[1][0], theirs[1][0], rtol=1e-4, atol=1e-6)

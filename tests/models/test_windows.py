@@ -88,3 +88,10 @@ def test_the_output_size_of_a_transposed_convolution_counts() -> None:
     mine = window("Conv2DBackpropInput", size, kernel, x, stride=2)
     assert mine.shape == (1, 6, 5, 3)
     same([mine], [tf.nn.conv2d_transpose(x, kernel, size, 2, "SAME")], 1e-4)
+
+
+def test_a_depthwise_convolution_of_two_strides_is_refused() -> None:
+    attrs = {"padding": b"SAME", "strides": [1, 2, 1, 1], "dilations": [1] * 4, "data_format": b"NHWC"}
+    node = Node("node", "DepthwiseConv2dNative", (), (), attrs)
+    with pytest.raises(ModelError, match="has one stride and no dilation of its own"):
+        LOWER[node.op](node, normal(1, 1, 5, 5, 2), normal(2, 3, 3, 2, 1))

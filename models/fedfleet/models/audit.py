@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfleet.models.compiled import Compiled
+from fedfleet.models.losses import LOSSES
 from fedfleet.models.program import SIGNATURES
 from fedfleet.models.runtime import interpreter
 from fedfleet.wire.errors import ModelError, ProgramError
@@ -72,6 +73,8 @@ def examples(compiled: Compiled) -> dict[str, npt.NDArray[Any]]:
     weight[1:][-1:] = 0
     if compiled.loss == "sparse_categorical_crossentropy":
         y: npt.NDArray[Any] = random.integers(0, compiled.output_shape[-1], rows).astype(np.int32)
+    elif compiled.loss == "categorical_crossentropy":
+        y = random.dirichlet(np.ones(compiled.output_shape[-1]), rows).astype(np.float32)
     else:
         y = random.random((rows, *compiled.output_shape), np.float32)
     return {"x": random.random((rows, *compiled.input_shape), np.float32), "y": y, "weight": weight}
@@ -82,12 +85,7 @@ def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> np
     y, weight = tf.constant(batch["y"]), tf.constant(batch["weight"])
     with tf.GradientTape() as tape:
         output = model(tf.constant(batch["x"]), training=False)
-        if loss == "sparse_categorical_crossentropy":
-            # log(softmax(z)) and z have the same cross-entropy, and only a model's probabilities are its own output
-            output = tf.math.log(output) if _probabilities(output) else output
-            each = tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
-        else:
-            each = tf.reduce_mean(tf.reshape((output - y) ** 2, [len(weight), -1]), 1)
+        each = _reference(loss, y, _logits(output) if LOSSES[loss].final == "Softmax" else output, _final(model))
         mean = tf.reduce_sum(each * weight) / tf.maximum(tf.reduce_sum(weight), 1.0)
     parts = tape.gradient(mean, model.trainable_variables, unconnected_gradients="zero")
     return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
@@ -99,10 +97,33 @@ def step_plan(rate: float = 0.0, momentum: float = 0.0, proximal: float = 0.0, c
     return {name: np.array([value], np.float32) for name, value in scalars.items()}
 
 
-def _probabilities(output: Any) -> bool:
-    """Whether all rows are distributions, as a final softmax makes them."""
+def _reference(loss: str, y: Any, output: Any, final: str) -> Any:
+    """TensorFlow's own loss by example."""
+    if loss == "sparse_categorical_crossentropy":
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y, output)
+    if loss == "categorical_crossentropy":
+        return tf.nn.softmax_cross_entropy_with_logits(y, output)
+    y, output = (tf.reshape(t, [t.shape[0], -1]) for t in (y, output))
+    if loss == "binary_crossentropy":
+        z = tf.math.log(output) - tf.math.log1p(-output) if final == "sigmoid" else output
+        return tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(y, z), 1)
+    return tf.keras.losses.get(loss)(y, output)
+
+
+def _logits(output: Any) -> Any:
+    """The output, or where all rows are distributions, as a final softmax makes them, their logarithm."""
     values = output.numpy()
-    return bool((values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-4))
+    probabilities = (values >= 0).all() and np.allclose(values.sum(-1), 1, atol=1e-4)
+    # log(softmax(z)) and z have the same cross-entropy, and only a model's probabilities are its own output
+    return tf.math.log(output) if probabilities else output
+
+
+def _final(model: Any) -> str:
+    """The activation that ends the model, or its last layer, in lower case."""
+    last = model.layers[-1]
+    if isinstance(last, tf.keras.Model):
+        return _final(last)
+    return str(getattr(getattr(last, "activation", last), "__name__", type(last).__name__)).lower()
 
 
 def _signatures(compiled: Compiled) -> dict[str, Any]:

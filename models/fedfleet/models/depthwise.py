@@ -1,7 +1,7 @@
-"""Depthwise convolution as products and sums over shifted slices: elementwise work, which LiteRT runs at full speed.
+"""Depthwise convolution with run-time weights: DEPTHWISE_CONV_2D forward and back, elementwise for the kernel.
 
-DEPTHWISE_CONV_2D would take run-time weights only on its slow path, and it has no gradient by its kernel.
-All tensors are NHWC.
+LiteRT has no gradient of a depthwise convolution by its kernel: each tap's is a sum over its slice times the output's
+gradient. Summed by mean-pooling, as that runs at full speed. All tensors are NHWC.
 """
 
 from __future__ import annotations
@@ -10,31 +10,37 @@ from typing import Any
 
 import tensorflow as tf
 
-from fedfleet.models.conv import Axis, dilate, pad, positions, unit
+from fedfleet.models.conv import Axis, dilate, pad, positions
 from fedfleet.models.gradient import custom_gradient
 
 Tensor = Any
 
 
 def depthwise(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
-    """Correlation of each channel of x [B,H,W,C] with its own kernel [h,w,C] -> [B,H',W',C]."""
+    """Correlation of each channel of x [B,H,W,C] with its own kernel [h,w,C] -> [B,H',W',C]; one stride."""
 
     @custom_gradient
     def apply(x: Tensor, kernel: Tensor) -> tuple[Tensor, Any]:
-        slices = positions(pad(x, rows, cols), rows, cols)
-        taps = [kernel[i : i + 1, j : j + 1] for i in range(rows.kernel) for j in range(cols.kernel)]
+        full = pad(x, rows, cols)
 
         def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
-            sums = [tf.reduce_sum(tf.reshape(part * g, [-1, g.shape[3]]), 0) for part in slices]
-            wide = positions(dilate(g, rows, cols), unit(rows), unit(cols))
-            return _weighted(wide, taps[::-1]), tf.reshape(tf.concat(sums, 0), kernel.shape)
+            sums = [_sum(part * g) for part in positions(full, rows, cols)]
+            taps = tf.reshape(kernel, [rows.kernel * cols.kernel, -1])
+            flipped = tf.concat([taps[i : i + 1] for i in range(taps.shape[0])][::-1], 0)
+            wide = dilate(g, rows, cols)
+            return _filter(wide, tf.reshape(flipped, kernel.shape)), tf.reshape(tf.concat(sums, 0), kernel.shape)
 
-        return _weighted(slices, taps), gradient
+        return _filter(full, kernel, rows.stride), gradient
 
     return apply(x, kernel)
 
 
-def _weighted(slices: list[Tensor], taps: list[Tensor]) -> Tensor:
-    """The sum of all slices [B,H',W',C], each times its tap [1,1,C]."""
-    parts = [part * tap for part, tap in zip(slices, taps)]
-    return sum(parts[1:], parts[0])
+def _filter(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
+    return tf.nn.depthwise_conv2d(x, tf.reshape(kernel, [*kernel.shape, 1]), [1, stride, stride, 1], "VALID")
+
+
+def _sum(x: Tensor) -> Tensor:
+    """The sum of x [B,H,W,C] over all but the last axis: [C]."""
+    batch, high, wide, depth = x.shape
+    means = tf.nn.avg_pool2d(tf.reshape(x, [1, batch * high, wide, depth]), [batch * high, wide], 1, "VALID")
+    return tf.reshape(means * float(batch * high * wide), [depth])

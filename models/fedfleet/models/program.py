@@ -109,9 +109,9 @@ class Program(tf.Module):  # type: ignore[misc]
 
 
 def counted(trace: Trace, loss: Loss) -> str:
-    """The tensor that the loss looks at: the output, or what goes into a softmax that ends the model."""
+    """The tensor that the loss looks at: the output, or the logits where their probabilities end the model."""
     last = {name: node for node in trace.nodes for name in node.outputs}.get(trace.output)
-    return last.inputs[0] if loss.logits and last is not None and last.op == "Softmax" else trace.output
+    return last.inputs[0] if last is not None and last.op == loss.final else trace.output
 
 
 def split(weights: Tensor, layout: Sequence[Entry]) -> list[Tensor]:

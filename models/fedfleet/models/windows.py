@@ -47,6 +47,8 @@ def _depthwise(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
     """DepthwiseConv2dNative: with a multiplier, each channel is repeated and has several kernels."""
     high, wide, depth, multiplier = kernel.shape
     rows, cols = axes(node, x.shape, kernel.shape)
+    if rows.stride != cols.stride or max(rows.dilation, cols.dilation) > 1:
+        raise ModelError("a depthwise convolution has one stride and no dilation of its own; use DepthwiseConv2D")
     return depthwise(repeat(x, 3, multiplier), tf.reshape(kernel, [high, wide, depth * multiplier]), rows, cols)
 
 
