@@ -62,6 +62,31 @@ def test_rmse_in_units_of_the_data(regression: Compiled) -> None:
     assert found["rmse"] == pytest.approx(125.0 * np.sqrt(squares.mean()), rel=1e-4)
 
 
+OTHERS = {
+    "mean_absolute_error": (lambda out, y: np.abs(out - y).mean(), "mae", 125.0),
+    "huber": (lambda out, y: np.abs(out - y).mean(), "mae", 125.0),
+    "categorical_crossentropy": (lambda out, y: (out.argmax(1) == y.argmax(1)).mean(), "accuracy", 1.0),
+    "binary_crossentropy": (lambda out, y: ((out > 0) == (y > 0.5)).mean(), "accuracy", 1.0),
+}
+
+
+@pytest.mark.parametrize("loss", OTHERS)
+def test_every_loss_has_its_metric(loss: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from fedfleet.models import compiler, zoo
+
+        compiled = compiler.compile(zoo.tabular(4, None, targets=3), loss, batch=8)
+    score, name, scale = OTHERS[loss]
+    random = np.random.default_rng(3)
+    y = np.eye(3, dtype=np.float32)[random.integers(0, 3, 21)]
+    held = Examples(random.normal(size=(21, 4)).astype(np.float32), y)
+    found = evaluator(compiled, held, scale=125.0)(compiled.weights)
+    expected = score(forward(compiled, compiled.weights, held.x.astype(np.float64)), y) * scale
+    assert set(found) == {"loss", name}
+    assert found[name] == pytest.approx(expected, rel=1e-4)
+
+
 def test_examples_that_do_not_fit_are_refused(small: Compiled, regression: Compiled, examples: Examples) -> None:
     targets = Examples(np.zeros((2, 4), np.float32), np.zeros((2, 1), np.float32))
     wrong = [
@@ -70,7 +95,11 @@ def test_examples_that_do_not_fit_are_refused(small: Compiled, regression: Compi
         (small, Examples(examples.x, examples.y + 1), r"has label 3, outside 0..2"),
         (small, Examples(examples.x[:0], examples.y[:0]), "there are no examples"),
         (small, Examples(examples.x * np.float32("nan"), examples.y), "row 0, column 0 .* is nan"),
-        (regression, targets._replace(y=np.zeros(2, np.int32)), "takes regression targets; the data's y is int32"),
+        (
+            regression,
+            targets._replace(y=np.zeros(2, np.int32)),
+            "takes targets, one number for each output; the data's y is int32",
+        ),
         (
             regression,
             targets._replace(y=np.zeros((2, 3), np.float32)),

@@ -25,7 +25,11 @@ def compile_model(
     model: Annotated[str, typer.Argument(help="FILE.py:FUNCTION; the function returns a Keras model.")],
     out: Annotated[Path, typer.Option(help="Folder for program.tflite, weights.bin and program.json.")],
     loss: Annotated[
-        str, typer.Option(help="sparse_categorical_crossentropy | mean_squared_error")
+        str,
+        typer.Option(
+            help="sparse_categorical_crossentropy, categorical_crossentropy, binary_crossentropy, "
+            "mean_squared_error, mean_absolute_error or huber."
+        ),
     ] = "sparse_categorical_crossentropy",
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
 ) -> None:

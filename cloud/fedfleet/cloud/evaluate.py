@@ -15,11 +15,12 @@ from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import DataError
 from fedfleet.wire.examples import Examples, check
 
-CLASSIFICATION = "sparse_categorical_crossentropy"
+LABELS = "sparse_categorical_crossentropy"
+METRICS = {"mean_squared_error": "rmse", "mean_absolute_error": "mae", "huber": "mae"}  # all others: accuracy
 
 
 def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Callable[[Weights], dict[str, float]]:
-    """Return what scores weights on `examples`: loss, and accuracy or rmse (times `scale`, for natural units).
+    """Return what scores weights on `examples`: loss, and accuracy, rmse or mae (times `scale`, for natural units).
 
     Raises DataError where the examples do not fit the program.
     """
@@ -37,8 +38,9 @@ def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Cal
             loss += float(found["loss"][0])
             metric += float(found["metric"][0])
         mean = metric / len(examples.x)
-        name, score = ("accuracy", mean) if _classifies(compiled) else ("rmse", scale * math.sqrt(max(mean, 0.0)))
-        return {"loss": loss / len(examples.x), name: score}
+        name = METRICS.get(compiled.loss, "accuracy")
+        scores = {"accuracy": mean, "mae": scale * mean, "rmse": scale * math.sqrt(max(mean, 0.0))}
+        return {"loss": loss / len(examples.x), name: scores[name]}
 
     return evaluate
 
@@ -50,7 +52,7 @@ def fits(compiled: Compiled, examples: Examples) -> None:
         raise DataError(f"examples have shape {list(inside)}, the model takes {list(compiled.input_shape)}")
     whole = np.issubdtype(examples.y.dtype, np.integer)
     if whole != _classifies(compiled):
-        want = "class labels" if _classifies(compiled) else "regression targets"
+        want = "class labels" if _classifies(compiled) else "targets, one number for each output"
         raise DataError(f"loss {compiled.loss} takes {want}; the data's y is {examples.y.dtype.name}")
     if not whole and tuple(examples.y.shape[1:]) != compiled.output_shape:
         have = list(examples.y.shape[1:])
@@ -59,7 +61,7 @@ def fits(compiled: Compiled, examples: Examples) -> None:
 
 
 def _classifies(compiled: Compiled) -> bool:
-    return compiled.loss == CLASSIFICATION
+    return compiled.loss == LABELS
 
 
 def _padded(examples: Examples, start: int, size: int) -> dict[str, NDArray[Any]]:
