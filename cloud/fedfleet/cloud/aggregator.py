@@ -28,6 +28,7 @@ from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
 MAX_METRIC = 2.0**53
+PASSED_OVER = 1000  # how many round numbers may be passed over because they call too few
 
 
 class Aggregator:
@@ -188,8 +189,8 @@ class Aggregator:
         if task is None:
             weights = self._journal.put(self.weights.astype("<f4").tobytes())
             number = self._last_round + 1
-            task = Task(
-                number, self._program, weights, self._plan, options.share, self._federation.seed, options.deadline
+            task = self._calling(
+                Task(number, self._program, weights, self._plan, options.share, self._federation.seed, options.deadline)
             )
             self._journal.open_round(task)
             self._began = self._clock()
@@ -199,6 +200,13 @@ class Aggregator:
         self._publish(self._journal.get(task.weights.digest), task.weights)
         self._bus.publish(self._topics.task, encode(task), retain=True)
         self._clear(but=task.weights)
+
+    def _calling(self, task: Task) -> Task:
+        """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
+        present = self.presence.devices
+        wanted = min(self._federation.rounds.quorum, len(present))
+        numbered = (replace(task, round=number) for number in range(task.round, task.round + PASSED_OVER))
+        return next((found for found in numbered if sum(map(found.calls, present)) >= wanted), task)
 
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""

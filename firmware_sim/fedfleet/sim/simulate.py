@@ -88,10 +88,8 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
     parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
     run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(_fresh(out / run))
-    head = (
-        f"{recorder.folder}: {sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split}), "
-    )
-    head += f"{len(dataset.test.x)} held out"
+    dealt = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
+    head = f"{recorder.folder}: {dealt}, {len(dataset.test.x)} held out"
     unit = UNITS.get(wanted.kind, "")
     with Screen(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
         stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen)
