@@ -10,7 +10,7 @@ TFF := .venv-tff
 BIN := $(VENV)/bin
 PIP := -m pip install --quiet --disable-pip-version-check
 UV := .venv-lock/bin/uv
-LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
+LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 	--no-header --python-version 3.11
 TFF_TESTS := tests/wire tests/models tests/cloud
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +52,7 @@ def never() -> bool:
 def fedavg(takers: Mapping[int, Mapping[str, int]]) -> str:
     """Digest of the weights after rounds with these devices and their examples, in integers that have no end."""
     model = weights()
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path = Path(folder) / "weights"
         for number, devices in takers.items():
             path.write_bytes(model.astype("<f4").tobytes())
@@ -170,3 +172,18 @@ class Unwilling:
 
     def close(self) -> None:
         """Nothing was started."""
+
+
+@contextmanager
+def world(**options: Any) -> Iterator[World]:
+    """A world in a folder that goes with it."""
+    with TemporaryDirectory() as folder:
+        found = World(Path(folder), **options)
+        try:
+            yield found
+        finally:
+            found.journal.close()
+
+
+ALL = {"d0": 10, "d1": 20, "d2": 30}
+UNINTERRUPTED = fedavg({1: ALL, 2: ALL, 3: ALL})

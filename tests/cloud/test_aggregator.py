@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
-
 import pytest
-from federations import DEADLINE, PROGRAM, TOPICS, Unwilling, World, fedavg
+from federations import ALL, DEADLINE, PROGRAM, TOPICS, UNINTERRUPTED, Unwilling, fedavg, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfleet.cloud.settings import Rounds
 from fedfleet.wire.errors import DataError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, decode, encode
-
-
-@contextmanager
-def world(**options: Any) -> Iterator[World]:
-    with TemporaryDirectory() as folder:
-        found = World(Path(folder), **options)
-        try:
-            yield found
-        finally:
-            found.journal.close()
-
-
-ALL = {"d0": 10, "d1": 20, "d2": 30}
-UNINTERRUPTED = fedavg({1: ALL, 2: ALL, 3: ALL})
 
 
 def test_the_result_is_fedavg_in_fixed_point() -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pytest
-from federations import DEADLINE, PROGRAM, SEED, TOPICS, P, World, fedavg, weights
+from federations import DEADLINE, PROGRAM, SEED, TOPICS, UNINTERRUPTED, P, weights, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,20 +14,6 @@ from fedfleet.cloud.settings import Rounds
 from fedfleet.wire.chunks import split
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Task, Update, decode
-
-
-@contextmanager
-def world(**options: Any) -> Iterator[World]:
-    with TemporaryDirectory() as folder:
-        found = World(Path(folder), **options)
-        try:
-            yield found
-        finally:
-            found.journal.close()
-
-
-ALL = {"d0": 10, "d1": 20, "d2": 30}
-UNINTERRUPTED = fedavg({1: ALL, 2: ALL, 3: ALL})
 
 
 @settings(max_examples=15, deadline=None)

@@ -16,38 +16,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stores import HEADER, RECORD, files, held, numbered, small
 
 from fedfleet.edge.data import Batch, Store, batches
 from fedfleet.wire.errors import DataError, SettingsError, StoreError
 from fedfleet.wire.examples import Examples
 
-RECORD = 2 * 3 * 4 + 4 + 4
-HEADER = 64
 GOLDEN_FILE = "1f6e547e01a9ff4f"
 GOLDEN_BATCHES = [[2, 1, 5], [7, 4, 3], [6], [6, 3, 7], [5, 4, 2], [1]]
-
-
-def numbered(start: int, stop: int) -> Examples:
-    """Examples that tell which they are: number n has x full of n and label n."""
-    n = np.arange(start, stop)
-    return Examples(np.repeat(n, 6).reshape(-1, 2, 3).astype(np.float32), n.astype(np.int32))
-
-
-def held(store: Store) -> list[int]:
-    """The numbers of the examples in a store, once it is sure that x and y still belong together."""
-    if len(store) == 0:
-        return []
-    x, y = store.arrays()
-    assert (x == y[:, None, None]).all()
-    return y.tolist()  # type: ignore[no-any-return]
-
-
-def small(folder: Path, max_bytes: int = 2**20, records: int = 5) -> Store:
-    return Store.open(folder, max_bytes, HEADER + records * RECORD)
-
-
-def files(folder: Path, kind: str = "segment") -> list[Path]:
-    return sorted(folder.glob(f"*.{kind}"))
 
 
 @pytest.fixture

@@ -127,8 +127,9 @@ def _play(wanted: Simulation, stage: Stage) -> None:
             model = programs.build(stage.dataset, wanted.kind, wanted.model, wanted.seed)
             compiled = programs.compiled(model, stage.dataset, wanted.batch)
             scorer = evaluator(compiled, stage.dataset.test, stage.dataset.target_scale)
-        stage.recorder.facts(_facts(wanted, stage, compiled, broker, programs.versions()))
-        stage.screen.say(headline(read(stage.folder).facts))
+        facts = _facts(wanted, stage, compiled, broker, programs.versions())
+        stage.recorder.facts(facts)
+        stage.screen.say(headline(facts))
         records = list[RoundRecord]()
         try:
             weights = _federate(wanted, stage, compiled, scorer, (bus, fleet), records)
