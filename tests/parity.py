@@ -21,7 +21,7 @@ def train(model: Any, compiled: Compiled, run: dict[str, Any], steps: int) -> fl
     for _ in range(steps):
         weights = weights - np.float32(0.05) * audit.gradient(model, compiled.loss, batch)
         compiler.assign(model, compiled.layout, weights)
-        run["train"](**batch, **audit.step_plan(0.05))
+        run["sgd"](**batch, **audit.sgd_plan(0.05))
     moved = run["get"]()["weights"] - compiled.weights
     return distance(moved, weights - compiled.weights)
 

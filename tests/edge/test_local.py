@@ -60,6 +60,17 @@ def test_the_seed_of_the_batches_is_the_one_that_is_written_down(task: Task) -> 
     assert batch_seed(task, "d1") != batch_seed(task, "d2")
 
 
+@pytest.mark.parametrize(
+    "terms", [{"nesterov": True}, {"second_moment": 0.9}, {"weight_decay": 0.5}, {"clip_norm": 0.1}]
+)
+def test_every_term_of_the_plan_reaches_the_step(
+    task: Task, blobs: tuple[Path, Path], stored: Path, terms: dict[str, float]
+) -> None:
+    plan = replace(task.plan, momentum=0.5)
+    with_it, without = (trained(replace(task, plan=p), blobs, stored) for p in (replace(plan, **terms), plan))
+    assert with_it.delta != without.delta
+
+
 def test_steps_go_before_epochs(task: Task, blobs: tuple[Path, Path], stored: Path) -> None:
     update = trained(replace(task, plan=replace(task.plan, steps=5)), blobs, stored)
     assert update.metrics["steps"] == 5
@@ -161,7 +172,7 @@ def test_examples_of_another_shape_are_one_line(
     task: Task, blobs: tuple[Path, Path], tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     Store.open(tmp_path / "examples").append(Examples(np.zeros(shape, np.float32), np.zeros(20, np.int32)))
-    with pytest.raises(ProgramError, match="^program [0-9a-f]{12}, train: .+"):
+    with pytest.raises(ProgramError, match="^program [0-9a-f]{12}, sgd: .+"):
         LocalTrainer("d1", tmp_path / "examples").train(task, *blobs, never)
     Store.open(tmp_path / "targets").append(Examples(np.zeros((20, 300), np.float32), np.zeros((20, 1), np.float32)))
     with pytest.raises((ProgramError, DataError)):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fedfleet.models.conv import Axis, axis, conv2d, dilate, product
@@ -44,6 +44,7 @@ def gradients(function: Any, *tensors: Any) -> tuple[Any, list[Any]]:
     depth=st.sampled_from(CHANNELS),
     features=st.sampled_from(CHANNELS),
 )
+@example(high=3, wide=2, k=(9, 7), s=(1, 1), same=True, depth=CHANNELS[-1], features=CHANNELS[-1])
 def test_convolution_is_tensorflows(
     high: int, wide: int, k: tuple[int, int], s: tuple[int, int], same: bool, depth: int, features: int
 ) -> None:
@@ -105,8 +106,9 @@ def test_dilation_puts_zeros_between() -> None:
 
 
 @pytest.mark.parametrize(("ta", "tb"), [(False, False), (True, False), (False, True), (True, True)])
-def test_product_is_matmul(ta: bool, tb: bool) -> None:
-    a, b = normal(1, *((4, 3) if ta else (3, 4))), normal(2, *((5, 4) if tb else (4, 5)))
+@pytest.mark.parametrize("wide", [5, 40])
+def test_product_is_matmul(ta: bool, tb: bool, wide: int) -> None:
+    a, b = normal(1, *((4, 3) if ta else (3, 4))), normal(2, *((wide, 4) if tb else (4, wide)))
     np.testing.assert_allclose(product(a, b, ta, tb), tf.matmul(a, b, ta, tb), rtol=1e-5)
 
 

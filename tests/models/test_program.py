@@ -130,6 +130,19 @@ def test_fifty_steps_of_an_optimiser_are_those_of_keras(stack: Any, run: Any, na
     assert distance(got - compiled.weights, moved) < 1e-4
 
 
+def test_the_short_rule_is_the_long_one_without_its_terms(net: Any, run: Any) -> None:
+    compiled = compiler.compile(net, CROSS, batch=4)
+    batch, functions = audit.examples(compiled), run(compiled)
+    for _ in range(5):
+        last = functions["sgd"](**batch, **audit.sgd_plan(0.1, 0.9))["loss"]
+    short = functions["get"]()["weights"]
+    functions["set"](weights=compiled.weights)
+    for _ in range(5):
+        long, loss = step(functions, batch, rate=0.1, momentum=0.9)
+    np.testing.assert_allclose(short, long, atol=1e-6)
+    assert last[0] == pytest.approx(loss, rel=1e-5)
+
+
 def test_a_correction_is_added_to_every_gradient_until_the_next_set(net: Any, run: Any) -> None:
     compiled = compiler.compile(net, CROSS, batch=4)
     batch, functions = audit.examples(compiled), run(compiled)

@@ -15,6 +15,7 @@ from fedfleet.models.conv import axis, transposed
 from fedfleet.models.depthwise import depthwise
 from fedfleet.models.ops import LOWER
 from fedfleet.models.trace import Node
+from fedfleet.models.windows import pieces
 from fedfleet.wire.errors import ModelError
 
 SIZES, KERNELS, STRIDES = st.integers(5, 9), st.integers(1, 3), st.integers(1, 3)
@@ -53,6 +54,18 @@ def test_a_transposed_convolution_is_tensorflows(
     shape, padding = [2, high, wide, 3], "SAME" if padded else "VALID"
     mine = gradients(lambda x, w: transposed(x, w, rows, cols), x, kernel)
     same(mine, gradients(lambda x, w: tf.nn.conv2d_transpose(x, w, shape, s, padding), x, kernel), 1e-4)
+
+
+def test_a_large_batch_goes_through_in_pieces_with_the_same_result() -> None:
+    x, kernel = normal(1, 6, 32, 40, 8), normal(2, 3, 3, 8, 24)
+    assert pieces(6, 4 * 40 * 32 * 24 * 3) == 2
+    mine = gradients(lambda x, w: window("Conv2D", x, w), x, kernel)
+    same(mine, gradients(lambda x, w: tf.nn.conv2d(x, w, 1, "SAME"), x, kernel), 2e-3)
+
+
+@pytest.mark.parametrize(("batch", "size", "count"), [(1, 10**9, 1), (7, 10**6, 7), (16, 10**5, 2), (16, 10, 1)])
+def test_pieces_are_equal_and_small(batch: int, size: int, count: int) -> None:
+    assert pieces(batch, size) == count
 
 
 @pytest.mark.parametrize("padding", [b"SAME", b"VALID"])

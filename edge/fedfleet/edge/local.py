@@ -16,7 +16,7 @@ from fedfleet.edge.runtime import Program, read_blob
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire.codecs import Weights, codec
 from fedfleet.wire.errors import DataError, ProgramError, StoreError
-from fedfleet.wire.messages import SCALARS, Plan, Task, Update
+from fedfleet.wire.messages import SCALARS, SGD, Plan, Task, Update
 
 
 class LocalTrainer:
@@ -75,10 +75,13 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop) -> L
     total, steps = 0.0, 0
     began = time.monotonic()
     rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
+    step = program.train
+    if not any(rates[name] for name in SCALARS if name not in SGD):
+        step, rates = program.sgd, {name: rates[name] for name in SGD}
     for batch in batches:
         if stop():
             return None
-        total += program.train(x=batch.x, y=batch.y, weight=batch.weight, **rates)
+        total += step(x=batch.x, y=batch.y, weight=batch.weight, **rates)
         steps += 1
         if plan.time_budget and time.monotonic() - began > plan.time_budget:
             break

@@ -15,7 +15,7 @@ from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import ProgramError
 
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
-SIGNATURES = {"set", "get", "train", "evaluate", "infer"}
+SIGNATURES = {"set", "get", "train", "sgd", "evaluate", "infer"}
 
 
 def runtime() -> ModuleType:
@@ -63,6 +63,10 @@ class Program:
     def train(self, **inputs: NDArray[Any]) -> float:
         """Run one step on a batch; returns the loss before it."""
         return float(self._call("train", **inputs)["loss"][0])
+
+    def sgd(self, **inputs: NDArray[Any]) -> float:
+        """Run one step as `train` does where all but the learning rate and the momentum is 0, in less time."""
+        return float(self._call("sgd", **inputs)["loss"][0])
 
     def evaluate(self, **inputs: NDArray[Any]) -> tuple[float, float, float]:
         """Return the batch's weighted sums of loss, of the metric, and of the weights."""

@@ -95,8 +95,9 @@ def transposed(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
 
 def _windows(x: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """What serves the product and the kernel's gradient: x padded and unrolled, along the width alone where it pays."""
-    full = pad(x, rows, cols)
-    return _across(full, cols) if _by_rows(rows, cols, x.shape[3]) else unroll(full, rows, cols)
+    if _by_rows(rows, cols, x.shape[3]):
+        return _across(pad(x, _still(x.shape[1]), cols), cols)
+    return unroll(pad(x, rows, cols), rows, cols)
 
 
 def _correlate(windows: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
@@ -112,17 +113,25 @@ def _by_kernel(windows: Tensor, g: Tensor, kernel: Tensor, rows: Axis, cols: Axi
 
 def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """The gradient of `conv2d` by its input, from g [B,H',W',O], that of its output; a transposed convolution."""
-    wide = dilate(g, rows, cols)
     taps = tf.transpose(kernel, [0, 1, 3, 2])
-    lines, columns = unit(rows), unit(cols)
-    if _by_rows(lines, columns, g.shape[3]):
-        return _row_sum(_across(wide, columns, backwards=True), taps, lines, backwards=True)
-    return tf.matmul(unroll(wide, lines, columns, backwards=True), _matrix(taps))
+    columns = unit(cols)
+    if not _by_rows(unit(rows), columns, g.shape[3]):
+        return tf.matmul(unroll(dilate(g, rows, cols), unit(rows), columns, backwards=True), _matrix(taps))
+    lines = unit(rows)
+    if rows.stride == 1:
+        lines = Axis(rows.out, rows.kernel, 1, rows.dilation, rows.span - 1 - rows.before, rows.span - 1 - rows.after)
+        rows = _still(rows.out)
+    return _row_sum(_across(dilate(g, rows, cols), columns, backwards=True), taps, lines, backwards=True)
 
 
 def _by_rows(rows: Axis, cols: Axis, depth: int) -> bool:
     """Whether to unroll windows along one axis only: half the copying, if the product's inner size stays large."""
     return rows.stride == 1 and rows.kernel > 1 and cols.kernel * depth >= ROW_DEPTH
+
+
+def _still(size: int) -> Axis:
+    """An axis along which nothing is done."""
+    return Axis(size, 1, 1, 1, 0, 0)
 
 
 def _matrix(kernel: Tensor) -> Tensor:
@@ -135,10 +144,14 @@ def _weights(windows: Tensor, g: Tensor) -> Tensor:
 
 
 def _row_sum(wide: Tensor, kernel: Tensor, rows: Axis, backwards: bool = False) -> Tensor:
-    """The convolution of wide [B,H,W',w*I] by one product for all of the kernel's rows, then shifted and summed."""
+    """The convolution of wide [B,H,W',w*I] by one product for all of the kernel's rows, then shifted and summed.
+
+    Padding comes after the product: rows of zeros would take part in it.
+    """
     high, across, depth, features = kernel.shape
     stacked = tf.transpose(tf.reshape(kernel, [high, across * depth, features]), [1, 0, 2])
     each = tf.matmul(wide, tf.reshape(stacked, [across * depth, high * features]))
+    each = pad(each, rows, _still(each.shape[2]))
     parts = [
         each[:, start : start + rows.out, :, i * features : (i + 1) * features]
         for i, start in enumerate(_taps(rows, backwards))
@@ -148,7 +161,14 @@ def _row_sum(wide: Tensor, kernel: Tensor, rows: Axis, backwards: bool = False) 
 
 def _row_weights(wide: Tensor, g: Tensor, rows: Axis) -> Tensor:
     """The kernel's gradient [h*w*I,O] from wide [B,H,W',w*I] and g, one product for each of the kernel's rows."""
-    return tf.concat([_weights(_shift(wide, 1, start, rows), g) for start in _taps(rows, False)], 0)
+    parts = []
+    for start in _taps(rows, False):
+        # only rows that a tap sees: those of the padding would add zeros
+        first, last = max(0, rows.before - start), min(rows.out, rows.size + rows.before - start)
+        seen = wide[:, first + start - rows.before : last + start - rows.before]
+        empty = tf.zeros([wide.shape[3], g.shape[3]])
+        parts.append(_weights(seen, g[:, first:last]) if first < last else empty)
+    return tf.concat(parts, 0)
 
 
 def pad(x: Tensor, rows: Axis, cols: Axis, value: float = 0.0) -> Tensor:

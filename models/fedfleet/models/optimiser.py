@@ -3,12 +3,12 @@
     g <- g + proximal (w - anchor)            FedProx, Li et al. 2020, eq. 2; the anchor is w as the round began
     g <- g + correction                       SCAFFOLD, Karimireddy et al. 2020, eq. 3
     g <- g min(1, clip_norm / |g|)            over all weights at once; 0 means no bound
-    m <- momentum m + g                       the step is m, or with `nesterov` g + momentum m
-    w <- w - learning_rate (step + weight_decay w)      decoupled decay, Loshchilov and Hutter 2019, algorithm 1
+    m <- momentum m + learning_rate g         the step is m, or with `nesterov` momentum m + learning_rate g
+    w <- w - step - learning_rate weight_decay w        decoupled decay, Loshchilov and Hutter 2019, algorithm 1
 
 With `second_moment` above 0 the step is Adam's (Kingma and Ba 2015, section 2, the second form): that decays the
 second moment, `momentum` the first, epsilon is 1e-7. Every pass over the weights costs time, so SGD with momentum alone
-has a branch of its own; and a board has memory only for the state that its plans have used.
+is a rule of its own; and a board has memory only for the state that its plans have used.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from typing import Any
 import tensorflow as tf
 
 from fedfleet.models.compiled import Entry
-from fedfleet.wire.messages import SCALARS
 
 Tensor = Any
+Tensors = Sequence[Tensor]
 Plan = Mapping[str, Tensor]
 Effect = Callable[[], None]
-EXTRAS = SCALARS[2:]
 EPSILON = 1e-7
 
 
@@ -59,35 +58,32 @@ class State(tf.Module):  # type: ignore[misc]
         """The weights, tensor by tensor."""
         return [variable.read_value() for variable in self.weights]
 
-    def step(self, gradients: Sequence[Tensor], plan: Plan) -> None:
-        """One update; `plan` has every one of SCALARS as float32 [1]."""
-        extras = sum((plan[name] for name in EXTRAS), self.corrected.read_value())
-        _if(extras, lambda: _general(self, join(gradients), plan), lambda: _plain(self, gradients, plan))
-        self.begun.assign(tf.ones([1]))
-
 
 def split(weights: Tensor, layout: Sequence[Entry]) -> list[Tensor]:
     """The tensors inside the flat weights."""
     return [tf.reshape(weights[e.offset : e.offset + e.size], e.shape) for e in layout]
 
 
-def join(tensors: Sequence[Tensor]) -> Tensor:
+def join(tensors: Tensors) -> Tensor:
     """One flat vector of all tensors."""
     flat = [tf.reshape(t, [-1]) for t in tensors]
     return tf.concat(flat, 0) if len(flat) > 1 else flat[0]
 
 
-def _plain(state: State, gradients: Sequence[Tensor], plan: Plan) -> None:
-    """SGD with momentum."""
-    for variable, momentum, gradient in zip(state.weights, state.momentum, gradients):
-        step = plan["momentum"] * momentum.read_value() + gradient
-        momentum.assign(step)
-        variable.assign(variable.read_value() - plan["learning_rate"] * step)
+def plain(state: State, weights: Tensors, gradients: Tensors, momentum: Tensor) -> None:
+    """SGD with momentum; the gradients come times the learning rate, as those of a scaled loss cost nothing more."""
+    steps = [momentum * m.read_value() + g for m, g in zip(state.momentum, gradients)]
+    _assign(state.momentum, steps)
+    _assign(state.weights, [w - step for w, step in zip(weights, steps)])
 
 
-def _general(state: State, gradient: Tensor, plan: Plan) -> None:
-    """Every rule and term there is, over flat vectors."""
-    weights = join(state.read())
+def general(state: State, weights: Tensors, gradients: Tensors, plan: Plan) -> None:
+    """Every rule and term there is, over flat vectors; `plan` has all of SCALARS as float32 [1]."""
+    _general(state, join(weights), join(gradients), plan)
+    state.begun.assign(tf.ones([1]))
+
+
+def _general(state: State, weights: Tensor, gradient: Tensor, plan: Plan) -> None:
 
     def pulled(g: Tensor) -> Tensor:
         return g + plan["proximal"] * (weights - state.anchor.read_value())
@@ -112,6 +108,7 @@ def _general(state: State, gradient: Tensor, plan: Plan) -> None:
 
 def _momentum(state: State, weights: Tensor, before: Tensor, gradient: Tensor, plan: Plan) -> None:
     """SGD with momentum, Nesterov's where asked for."""
+    gradient = plan["learning_rate"] * gradient
     momentum = plan["momentum"] * before + gradient
     ahead = gradient + plan["momentum"] * momentum
     _descend(state, weights, momentum, momentum + plan["nesterov"] * (ahead - momentum), plan)
@@ -125,14 +122,14 @@ def _adam(state: State, weights: Tensor, before: Tensor, gradient: Tensor, plan:
     first = decays[:1] * before + (1.0 - decays[:1]) * gradient
     second = decays[1:] * state.second.read_value() + (1.0 - decays[1:]) * (gradient * gradient)
     state.second.assign(second)
-    scale = tf.sqrt(1.0 - faded[1:]) / (1.0 - faded[:1])
+    scale = plan["learning_rate"] * tf.sqrt(1.0 - faded[1:]) / (1.0 - faded[:1])
     _descend(state, weights, first, scale * first / (tf.sqrt(second) + EPSILON), plan)
 
 
 def _descend(state: State, weights: Tensor, momentum: Tensor, step: Tensor, plan: Plan) -> None:
     _assign(state.momentum, split(momentum, state.layout))
-    step = step + plan["weight_decay"] * weights
-    _assign(state.weights, split(weights - plan["learning_rate"] * step, state.layout))
+    kept = 1.0 - plan["learning_rate"] * plan["weight_decay"]
+    _assign(state.weights, split(kept * weights - step, state.layout))
 
 
 def _if(flag: Tensor, yes: Effect, no: Effect = lambda: None) -> None:
@@ -154,6 +151,6 @@ def _zeros(values: Tensor) -> Tensor:
     return tf.minimum(tf.abs(values), 0.0)
 
 
-def _assign(variables: Sequence[Any], values: Sequence[Tensor]) -> None:
+def _assign(variables: Sequence[Any], values: Tensors) -> None:
     for variable, value in zip(variables, values):
         variable.assign(value)

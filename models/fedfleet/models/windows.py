@@ -16,6 +16,7 @@ from fedfleet.models.trace import Node
 from fedfleet.wire.errors import ModelError
 
 Tensor = Any
+CACHE = 1_200_000
 
 
 def axes(node: Node, size: Sequence[int], kernel: Sequence[int]) -> tuple[Axis, Axis]:
@@ -31,9 +32,16 @@ def axes(node: Node, size: Sequence[int], kernel: Sequence[int]) -> tuple[Axis, 
 def _conv(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
     rows, cols = axes(node, x.shape, kernel.shape)
     groups = x.shape[3] // kernel.shape[2]
-    if groups == 1:
-        return conv2d(x, kernel, rows, cols)
-    return join([conv2d(a, b, rows, cols) for a, b in zip(_channels(x, groups), _channels(kernel, groups))], 3)
+    if groups > 1:
+        return join([conv2d(a, b, rows, cols) for a, b in zip(_channels(x, groups), _channels(kernel, groups))], 3)
+    unrolled = 4 * cols.out * max(x.shape[1], rows.out) * max(kernel.shape[2:]) * max(kernel.shape[:2])
+    parts = tf.split(x, pieces(x.shape[0], unrolled))
+    return join([conv2d(part, kernel, rows, cols) for part in parts], 0)
+
+
+def pieces(batch: int, size: int) -> int:
+    """How many equal parts of a batch stay in a core's cache, where each example makes `size` bytes."""
+    return next(n for n in range(1, batch + 1) if batch % n == 0 and (batch * size <= n * CACHE or n == batch))
 
 
 def _channels(x: Tensor, groups: int) -> list[Tensor]:
