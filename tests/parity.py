@@ -17,7 +17,7 @@ def distance(a: Any, b: Any) -> float:
 
 def train(model: Any, compiled: Compiled, run: dict[str, Any], steps: int) -> float:
     """The distance after `steps` steps of both, relative to how far the weights have moved."""
-    batch, weights = audit.examples(compiled), compiled.weights.copy()
+    batch, weights = audit.examples(compiled, audit.vocabulary(model)), compiled.weights.copy()
     for _ in range(steps):
         weights = weights - np.float32(0.05) * audit.gradient(model, compiled.loss, batch)
         compiler.assign(model, compiled.layout, weights)

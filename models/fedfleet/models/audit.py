@@ -17,6 +17,7 @@ from fedfleet.models.compiled import Compiled
 from fedfleet.models.losses import LOSSES
 from fedfleet.models.program import SIGNATURES
 from fedfleet.models.runtime import interpreter
+from fedfleet.models.unroll import everywhere
 from fedfleet.wire.errors import ModelError, ProgramError
 
 TOLERANCE = 1e-4
@@ -41,7 +42,7 @@ def audit(model: Any, compiled: Compiled) -> Report:
     """Runs the program beside the model it came from; ModelError where they differ or a device could not run it."""
     ops = histogram(compiled.program)
     run = _signatures(compiled)
-    batch = examples(compiled)
+    batch = examples(compiled, vocabulary(model))
     difference = _difference(model, compiled, run, batch)
     if not difference <= TOLERANCE:
         raise ModelError(
@@ -65,8 +66,11 @@ def histogram(program: bytes) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def examples(compiled: Compiled) -> dict[str, npt.NDArray[Any]]:
-    """A random batch that fits the program, its last row masked where there are several; the same every time."""
+def examples(compiled: Compiled, below: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """A random batch that fits the program, its last row masked where there are several; the same every time.
+
+    x lies between 0 and 1, or is whole numbers from 0 to `below`, exclusive.
+    """
     random = np.random.default_rng(0)
     rows = compiled.batch
     weight = np.ones(rows, np.float32)
@@ -77,7 +81,14 @@ def examples(compiled: Compiled) -> dict[str, npt.NDArray[Any]]:
         y = random.dirichlet(np.ones(compiled.output_shape[-1]), rows).astype(np.float32)
     else:
         y = random.random((rows, *compiled.output_shape), np.float32)
-    return {"x": random.random((rows, *compiled.input_shape), np.float32), "y": y, "weight": weight}
+    x = random.random((rows, *compiled.input_shape), np.float32)
+    return {"x": np.floor(x * below) if below else x, "y": y, "weight": weight}
+
+
+def vocabulary(model: Any) -> int:
+    """How many rows the model's smallest embedding has; 0 for a model without one, whose x need not be whole."""
+    sizes = [layer.input_dim for layer in everywhere(model) if isinstance(layer, tf.keras.layers.Embedding)]
+    return min(sizes, default=0)
 
 
 def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
@@ -88,7 +99,7 @@ def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> np
         each = _reference(loss, y, _logits(output) if LOSSES[loss].final == "Softmax" else output, _final(model))
         mean = tf.reduce_sum(each * weight) / tf.maximum(tf.reduce_sum(weight), 1.0)
     parts = tape.gradient(mean, model.trainable_variables, unconnected_gradients="zero")
-    return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+    return np.concatenate([np.asarray(tf.convert_to_tensor(part), np.float32).reshape(-1) for part in parts])
 
 
 def step_plan(rate: float = 0.0, momentum: float = 0.0, proximal: float = 0.0, clip: float = 0.0) -> dict[str, Any]:

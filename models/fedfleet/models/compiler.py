@@ -14,7 +14,7 @@ from fedfleet.models.compiled import MAX_PARAMETERS, Compiled, Entry, Weights
 from fedfleet.models.losses import LOSSES, Loss
 from fedfleet.models.ops import check
 from fedfleet.models.program import Source, convert, emit
-from fedfleet.models.rewrite import pool_first
+from fedfleet.models.rewrite import simplify
 from fedfleet.models.trace import Trace, trace
 from fedfleet.wire.errors import ModelError
 
@@ -75,7 +75,7 @@ def _loss(name: str) -> Loss:
 def _forward(model: Any, batch: int) -> Trace:
     traced = trace(model, batch)
     check(traced)
-    return pool_first(traced)
+    return simplify(traced)
 
 
 def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -89,8 +89,10 @@ def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
             raise ModelError(f"model {model.name!r} has {len(tensors)} {side}s; a device program takes exactly one")
         if None in tuple(tensors[0].shape)[1:]:
             raise ModelError(f"{side} shape {list(tensors[0].shape)} has a dimension of unknown size; give every size")
-        if tf.as_dtype(tensors[0].dtype) != tf.float32:
-            raise ModelError(f"{side} of {tf.as_dtype(tensors[0].dtype).name}; a device program takes float32 only")
+        known = (tf.float32, tf.int32) if side == "input" else (tf.float32,)
+        if (dtype := tf.as_dtype(tensors[0].dtype)) not in known:
+            kinds = " or ".join(kind.name for kind in known)
+            raise ModelError(f"{side} of {dtype.name}; a device program takes {kinds} only")
     return tuple(model.inputs[0].shape[1:]), tuple(model.outputs[0].shape[1:])
 
 
