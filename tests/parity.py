@@ -18,7 +18,8 @@ def distance(a: Any, b: Any) -> float:
 def train(model: Any, compiled: Compiled, run: dict[str, Any], steps: int) -> float:
     """The distance after `steps` steps of both, relative to how far the weights have moved."""
     batch, weights = audit.examples(compiled, audit.vocabulary(model)), compiled.weights.copy()
-    for _ in range(steps):
+    for step in range(steps):
+        batch |= audit.seeds(run, step)
         weights = weights - np.float32(0.05) * audit.gradient(model, compiled.loss, batch)
         compiler.assign(model, compiled.layout, weights)
         run["train"](**batch, **audit.step_plan(0.05))

@@ -91,6 +91,16 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
         SQUARE,
         "layer 'odd': einsum 'bii,bij->bj' has no training program; use products of distinct axes",
     ),
+    "another kind of noise": (
+        lambda: sequential(K.Input((3,)), layers.Dense(2), layers.GaussianNoise(0.1, name="hiss")),
+        SQUARE,
+        "layer 'hiss': GaussianNoise has no training program for the device; use Dropout",
+    ),
+    "noise of a product": (
+        lambda: sequential(K.Input((3,)), layers.Dense(2), layers.GaussianDropout(0.1, name="hiss")),
+        SQUARE,
+        "layer 'hiss': GaussianDropout has no training program for the device; use Dropout",
+    ),
     "half precision": (
         lambda: sequential(
             K.Input((3,)), layers.Dense(2), layers.Lambda(lambda x: tf.cast(tf.cast(x, "float16"), "float32"), name="h")

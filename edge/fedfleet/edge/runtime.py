@@ -74,11 +74,12 @@ class Program:
         return np.array(self._call("infer", x=x)["output"], np.float32)
 
     def _measure(self) -> None:
-        """Note how large a batch is, how many weights there are, and how many classes if targets are labels."""
+        """Note how large a batch is, how many weights and classes there are, and whether a step takes a seed."""
         inputs = self._runners["train"].get_input_details()
         output = self._runners["infer"].get_output_details()["output"]["shape"]
         self.batch = int(inputs["x"]["shape"][0])
         self.classes = int(output[-1]) if np.issubdtype(inputs["y"]["dtype"], np.integer) else None
+        self.seeded = "seed" in inputs
         self.parameters = int(self._runners["set"].get_input_details()["weights"]["shape"][0])
 
     def _runner(self, name: str) -> Any:

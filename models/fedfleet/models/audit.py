@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,9 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfleet.models.compiled import Compiled
+from fedfleet.models.dropout import mask
 from fedfleet.models.losses import LOSSES
+from fedfleet.models.noise import Drop, replaced
 from fedfleet.models.program import SIGNATURES
 from fedfleet.models.runtime import interpreter
 from fedfleet.models.unroll import everywhere
@@ -42,7 +45,7 @@ def audit(model: Any, compiled: Compiled) -> Report:
     """Runs the program beside the model it came from; ModelError where they differ or a device could not run it."""
     ops = histogram(compiled.program)
     run = _signatures(compiled)
-    batch = examples(compiled, vocabulary(model))
+    batch = examples(compiled, vocabulary(model)) | seeds(run)
     difference = _difference(model, compiled, run, batch)
     if not difference <= TOLERANCE:
         raise ModelError(
@@ -85,6 +88,11 @@ def examples(compiled: Compiled, below: int = 0) -> dict[str, npt.NDArray[Any]]:
     return {"x": np.floor(x * below) if below else x, "y": y, "weight": weight}
 
 
+def seeds(run: Mapping[str, Any], number: int = 1) -> dict[str, npt.NDArray[Any]]:
+    """The seed of a step, for a program whose `train` takes one."""
+    return {"seed": np.array([number], np.int32)} if "seed" in run["train"].get_input_details() else {}
+
+
 def vocabulary(model: Any) -> int:
     """How many rows the model's smallest embedding has; 0 for a model without one, whose x need not be whole."""
     sizes = [layer.input_dim for layer in everywhere(model) if isinstance(layer, tf.keras.layers.Embedding)]
@@ -92,9 +100,19 @@ def vocabulary(model: Any) -> int:
 
 
 def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """TensorFlow's flat gradient of the masked mean loss by the model's trainable weights."""
+    """TensorFlow's flat gradient of the masked mean loss by the model's trainable weights.
+
+    Where the batch has a seed, dropout layers multiply by the masks that follow from it.
+    """
+
+    def drop(what: Drop, x: Any) -> Any:
+        shape = [1 if axis in what.repeats else n for axis, n in enumerate(x.shape)]
+        table = mask(tf.constant(batch["seed"]), what.number, shape[0], int(np.prod(shape[1:])), what.rate)
+        return x * tf.reshape(table, shape)
+
     y, weight = tf.constant(batch["y"]), tf.constant(batch["weight"])
-    with tf.GradientTape() as tape:
+    dropping = replaced(model, drop) if "seed" in batch else nullcontext()
+    with dropping, tf.GradientTape() as tape:
         output = model(tf.constant(batch["x"]), training=False)
         each = _reference(loss, y, _logits(output) if LOSSES[loss].final == "Softmax" else output, _final(model))
         mean = tf.reduce_sum(each * weight) / tf.maximum(tf.reduce_sum(weight), 1.0)

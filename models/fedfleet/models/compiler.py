@@ -12,6 +12,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from fedfleet.models.compiled import MAX_PARAMETERS, Compiled, Entry, Weights
 from fedfleet.models.losses import LOSSES, Loss
+from fedfleet.models.noise import dropouts
 from fedfleet.models.ops import check
 from fedfleet.models.program import Source, convert, emit
 from fedfleet.models.rewrite import simplify
@@ -31,7 +32,8 @@ def compile(model: Any, loss: str, *, batch: int = 16) -> Compiled:  # noqa: A00
     if (refusal := chosen.refusal(outside)) is not None:
         raise ModelError(f"loss {loss} {refusal}")
     traces = [_forward(model, size) for size in (batch, 1)]
-    source = Source(traces[0], traces[1], layout, chosen, batch, inside, outside)
+    training = _forward(model, batch, dropping=True) if dropouts(model) else traces[0]
+    source = Source(traces[0], traces[1], layout, chosen, batch, inside, outside, training)
     return Compiled(emit(source), flatten(model), layout, loss, batch, inside, outside)
 
 
@@ -72,8 +74,8 @@ def _loss(name: str) -> Loss:
     return LOSSES[name]
 
 
-def _forward(model: Any, batch: int) -> Trace:
-    traced = trace(model, batch)
+def _forward(model: Any, batch: int, dropping: bool = False) -> Trace:
+    traced = trace(model, batch, dropping)
     check(traced)
     return simplify(traced)
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from fedfleet.models.contract import CONTRACTIONS
 from fedfleet.models.conv import product
+from fedfleet.models.dropout import DROPOUT
 from fedfleet.models.gradient import custom_gradient
 from fedfleet.models.logic import LOGIC
 from fedfleet.models.lookup import LOOKUPS
@@ -21,7 +22,7 @@ from fedfleet.models.pointwise import POINTWISE, collapse
 from fedfleet.models.reductions import REDUCTIONS
 from fedfleet.models.shapes import SHAPES
 from fedfleet.models.shared import Hubs
-from fedfleet.models.trace import Node, Trace, owner
+from fedfleet.models.trace import SEED, Node, Trace, owner
 from fedfleet.models.unroll import MAX_STEPS
 from fedfleet.models.windows import WINDOWS
 from fedfleet.wire.errors import ModelError
@@ -30,9 +31,9 @@ Tensor = Any
 Lowering = Callable[..., Any]
 
 
-def replay(trace: Trace, x: Tensor, weights: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """All tensors of the forward pass by name, from the input and the trainable weights."""
-    values: dict[str, Tensor] = dict(trace.constants)
+def replay(trace: Trace, x: Tensor, weights: Sequence[Tensor], seed: Tensor = None) -> Mapping[str, Tensor]:
+    """All tensors of the forward pass by name, from the input, the trainable weights and the seed of its dropout."""
+    values: dict[str, Tensor] = {**trace.constants, SEED: seed}
     values[trace.input] = x
     values.update((name, weights[i]) for name, i in trace.trainable.items())
     hubs = Hubs(trace)
@@ -92,6 +93,7 @@ LOWER: dict[str, Lowering] = {
     **LOGIC,
     **LOOKUPS,
     **CONTRACTIONS,
+    **DROPOUT,
     "BiasAdd": _bias_add,
     "MatMul": _matmul,
 }

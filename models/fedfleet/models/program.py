@@ -2,7 +2,8 @@
 
 set(weights) -> ok                                      the weights, also the proximal anchor; momentum becomes zero
 get() -> weights                                        bit for bit what was set or trained
-train(x, y, weight, learning_rate, momentum, proximal, clip_norm) -> loss        one step of SGD
+train(x, y, weight, learning_rate, momentum, proximal, clip_norm) -> loss        one step of SGD; a model with dropout
+                                                        takes a `seed` int32[1] from 0 too
 evaluate(x, y, weight) -> loss, metric, count           sums over the batch
 infer(x) -> output                                      one example
 
@@ -24,7 +25,7 @@ from fedfleet.models.compiled import Entry
 from fedfleet.models.losses import Loss
 from fedfleet.models.ops import replay
 from fedfleet.models.slim import without_initial_values
-from fedfleet.models.trace import Trace
+from fedfleet.models.trace import SEED, Trace
 from fedfleet.wire.errors import ModelError
 
 Tensor = Any
@@ -42,6 +43,12 @@ class Source:
     size: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    training: Trace
+
+    @property
+    def seeded(self) -> bool:
+        """Whether a training step drops anything, and needs a seed for it."""
+        return any(SEED in node.inputs for node in self.training.nodes)
 
 
 class Program(tf.Module):  # type: ignore[misc]
@@ -74,13 +81,14 @@ class Program(tf.Module):  # type: ignore[misc]
         momentum: Tensor,
         proximal: Tensor,
         clip_norm: Tensor,
+        seed: Tensor = None,
     ) -> dict[str, Tensor]:
         """One step; the loss is the one before it."""
         weights = self.weights.read_value()
         parts = split(weights, self.source.layout)
         with tf.GradientTape() as tape:
             tape.watch(parts)
-            each = self.source.loss.each(self._outcome(x, parts), y)
+            each = self.source.loss.each(self._outcome(self.source.training, x, parts, seed), y)
             loss = tf.reduce_sum(each * weight, keepdims=True) / tf.maximum(tf.reduce_sum(weight, keepdims=True), 1.0)
         gradient = join(tape.gradient(loss, parts, unconnected_gradients="zero"))
         gradient += proximal * (weights - self.anchor.read_value())
@@ -91,7 +99,7 @@ class Program(tf.Module):  # type: ignore[misc]
 
     def evaluate(self, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Sums over the batch, each example counted by its weight."""
-        output = self._outcome(x, split(self.weights.read_value(), self.source.layout))
+        output = self._outcome(self.source.batch, x, split(self.weights.read_value(), self.source.layout))
         loss, metric = self.source.loss.each(output, y), self.source.loss.score(output, y)
         sums = {"loss": loss * weight, "metric": metric * weight, "count": weight}
         return {name: tf.reduce_sum(value, keepdims=True) for name, value in sums.items()}
@@ -102,10 +110,9 @@ class Program(tf.Module):  # type: ignore[misc]
         parts = split(self.weights.read_value(), self.source.layout)
         return {"output": replay(trace, x, parts)[trace.output]}
 
-    def _outcome(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    def _outcome(self, trace: Trace, x: Tensor, parts: Sequence[Tensor], seed: Tensor = None) -> Tensor:
         """What the loss looks at: the output, or its logits."""
-        trace = self.source.batch
-        return replay(trace, x, parts)[counted(trace, self.source.loss)]
+        return replay(trace, x, parts, seed)[counted(trace, self.source.loss)]
 
 
 def counted(trace: Trace, loss: Loss) -> str:
@@ -171,7 +178,7 @@ def _functions(program: Program) -> list[tuple[str, Any, list[Any]]]:
     arguments = {
         "set": [spec("weights", program.weights.shape[0])],
         "get": [],
-        "train": [*examples, *plan],
+        "train": [*examples, *plan, *([spec("seed", 1, dtype=tf.int32)] if source.seeded else [])],
         "evaluate": examples,
         "infer": [spec("x", 1, *source.input_shape)],
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
+from fedfleet.models.noise import MARK, mark, marked, replaced
 from fedfleet.models.unroll import unrolled
 from fedfleet.wire.errors import ModelError
 
@@ -28,6 +30,7 @@ RENAMED = {
     "split_dim": "axis",
 }  # raw_ops calls the argument otherwise than the graph
 INERT = frozenset({"NoOp", "Assert"})
+SEED = "seed"  # the tensor that every dropout takes besides its input
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,8 @@ class _Walk:
     nodes: list[Node] = field(default_factory=list)
 
 
-def trace(model: Any, batch: int) -> Trace:
-    """The inference forward of `model` for exactly `batch` examples of float32."""
+def trace(model: Any, batch: int, dropping: bool = False) -> Trace:
+    """The inference forward of `model` for exactly `batch` examples of float32; dropout as nodes where `dropping`."""
     spec = tf.TensorSpec([batch, *model.inputs[0].shape[1:]], tf.float32)
     masks: list[Any] = []
 
@@ -74,7 +77,7 @@ def trace(model: Any, batch: int) -> Trace:
         masks.append(getattr(y, "_keras_mask", None))
         return y
 
-    with unrolled(model):
+    with unrolled(model), replaced(model, mark) if dropping else nullcontext():
         function = tf.function(forward).get_concrete_function(spec)
     if masks[-1] is not None:
         raise ModelError("a mask reaches the output, and losses do not look at masks; end with a layer that drops it")
@@ -138,6 +141,9 @@ def _visit(graph: Any, prefix: str, walk: _Walk) -> None:
             walk.alias.update(zip(outputs, inputs))
         elif op.type == "Const":
             walk.constants[outputs[0]] = tf.make_ndarray(op.get_attr("value"))
+        elif op.type == MARK:
+            drop = marked(op.get_attr("message"))
+            walk.nodes.append(Node(prefix + op.name, "Dropout", (*inputs, SEED), outputs, drop))
         elif op.type == "Shape" and op.inputs[0].shape.is_fully_defined():
             walk.constants[outputs[0]] = np.array(op.inputs[0].shape, op.get_attr("out_type").as_numpy_dtype)
         elif op.type != "Placeholder" and op.type not in INERT:
