@@ -182,6 +182,19 @@ def test_the_input_of_all_steps_is_one_product() -> None:
     assert counts[2]["Split"] <= 2
 
 
+def test_steps_may_be_split_along_an_axis_counted_from_the_front() -> None:
+    def halves(x: Any) -> Any:
+        steps = tf.unstack(tf.transpose(x, [1, 0, 2]))
+        return tf.stack([tf.split(step, 2, axis=1)[1] for step in steps], axis=1)
+
+    model = random(K.Sequential([K.Input(STEPS), layers.Dense(6), layers.Lambda(halves), layers.Dense(2)]))
+    after = simplify(trace(model, 3))
+    assert Counter(node.op for node in after.nodes)["Split"] == 1
+    weights = [tf.convert_to_tensor(variable(w)) for w in model.trainable_weights]
+    x = normal(5, 3, *STEPS)
+    np.testing.assert_allclose(replay(after, x, weights)[after.output], model(x), rtol=1e-5, atol=1e-6)
+
+
 def test_layers_are_left_as_they_were(run: Any) -> None:
     model = MODELS["Bidirectional"]()
     before = [dict(vars(layer)) for layer in everywhere(model)]
