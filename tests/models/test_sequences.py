@@ -128,6 +128,7 @@ def test_rows_that_are_looked_up_twice_get_both_gradients() -> None:
         ("BNTS,BSNH->BTNH", (2, 3, 4, 5), (2, 5, 3, 2)),
         ("abcd,cde->abe", (2, 3, 4, 5), (4, 5, 2)),
         ("a,b->ba", (2,), (3,)),
+        ("abc,cd->dab", (2, 3, 4), (4, 5)),
         ("ab,ab->a", (2, 3), (2, 3)),
         ("ab,ab->", (2, 3), (2, 3)),
     ],
