@@ -17,11 +17,12 @@ def distance(a: Any, b: Any) -> float:
 
 def train(model: Any, compiled: Compiled, run: dict[str, Any], steps: int) -> float:
     """The distance after `steps` steps of both, relative to how far the weights have moved."""
-    batch, weights = audit.examples(compiled), compiled.weights.copy()
-    for _ in range(steps):
+    batch, weights = audit.examples(compiled, audit.vocabulary(model)), compiled.weights.copy()
+    for step in range(steps):
+        batch |= audit.seeds(run, step)
         weights = weights - np.float32(0.05) * audit.gradient(model, compiled.loss, batch)
         compiler.assign(model, compiled.layout, weights)
-        run["sgd"](**batch, **audit.sgd_plan(0.05))
+        audit.step(run, batch, learning_rate=0.05)
     moved = run["get"]()["weights"] - compiled.weights
     return distance(moved, weights - compiled.weights)
 

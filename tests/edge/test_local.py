@@ -172,7 +172,7 @@ def test_examples_of_another_shape_are_one_line(
     task: Task, blobs: tuple[Path, Path], tmp_path: Path, shape: tuple[int, ...]
 ) -> None:
     Store.open(tmp_path / "examples").append(Examples(np.zeros(shape, np.float32), np.zeros(20, np.int32)))
-    with pytest.raises(ProgramError, match="^program [0-9a-f]{12}, sgd: .+"):
+    with pytest.raises(ProgramError, match="^program [0-9a-f]{12}, train: .+"):
         LocalTrainer("d1", tmp_path / "examples").train(task, *blobs, never)
     Store.open(tmp_path / "targets").append(Examples(np.zeros((20, 300), np.float32), np.zeros((20, 1), np.float32)))
     with pytest.raises((ProgramError, DataError)):

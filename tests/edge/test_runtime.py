@@ -13,7 +13,7 @@ from fedfleet.edge.runtime import SIGNATURES, Program, runtime
 from fedfleet.models.compiled import Compiled
 from fedfleet.wire.errors import ProgramError
 from fedfleet.wire.examples import Examples
-from fedfleet.wire.messages import SCALARS
+from fedfleet.wire.messages import SGD
 
 
 def loaded(small: Compiled, blobs: tuple[Path, Path]) -> Program:
@@ -28,7 +28,7 @@ def batch(small: Compiled, examples: Examples) -> dict[str, Any]:
 
 
 def plan(rate: float) -> dict[str, Any]:
-    return {name: np.array([rate if name == "learning_rate" else 0.0], np.float32) for name in SCALARS}
+    return {name: np.array([rate if name == "learning_rate" else 0.0], np.float32) for name in SGD}
 
 
 def test_it_knows_its_sizes(small: Compiled, blobs: tuple[Path, Path]) -> None:

@@ -22,12 +22,13 @@ BELOW = {
 }
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
-    "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.conv", "fedfleet.models.depthwise",
-    "fedfleet.models.gradient", "fedfleet.models.losses", "fedfleet.models.norms", "fedfleet.models.ops",
+    "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
+    "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.gradient", "fedfleet.models.logic", "fedfleet.models.lookup",
+    "fedfleet.models.losses", "fedfleet.models.noise", "fedfleet.models.norms", "fedfleet.models.ops",
     "fedfleet.models.optimiser", "fedfleet.models.pointwise",
     "fedfleet.models.pool", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
-    "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace", "fedfleet.models.windows",
-    "fedfleet.models.zoo",
+    "fedfleet.models.shared", "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace",
+    "fedfleet.models.unroll", "fedfleet.models.windows", "fedfleet.models.zoo",
     "fedfleet.sim.events", "fedfleet.sim.program",
 }  # fmt: skip
 COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite"}  # one of its passes needs only the others

@@ -44,7 +44,7 @@ STACKS: dict[str, tuple[tuple[int, ...], Stack]] = {
     "PReLU": ((4, 5), lambda: [layers.Dense(6), layers.PReLU(shared_axes=[1])]),
     "ELU": (VECTOR, lambda: [layers.Dense(9), layers.ELU()]),
     "ReLU up to 1": (VECTOR, lambda: [layers.Dense(9), layers.ReLU(max_value=1.0)]),
-    "Dropout": (VECTOR, lambda: [layers.Dense(9), layers.Dropout(0.5)]),
+    "ReLU above 0.1": (VECTOR, lambda: [layers.Dense(9), layers.ReLU(threshold=0.1)]),
     "Softmax": ((4, 5), lambda: [layers.Dense(6), layers.Softmax()]),
     "Permute": (IMAGE, lambda: [layers.Dense(3), layers.Permute((2, 3, 1)), layers.Dense(2)]),
     "RepeatVector": (VECTOR, lambda: [layers.Dense(3), layers.RepeatVector(4), layers.Dense(2)]),

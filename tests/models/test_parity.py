@@ -117,7 +117,7 @@ def test_fifty_steps_of_a_pooling_network_one_by_one(run: Any) -> None:
         compiler.assign(model, compiled.layout, weights)
         gradient = audit.gradient(model, CROSS, batch)
         functions["set"](weights=weights)
-        functions["train"](**batch, **audit.step_plan(1024.0))
+        audit.step(functions, batch, learning_rate=1024.0)
         apart.append(distance((weights - functions["get"]()["weights"].astype(np.float64)) / 1024, gradient))
         weights = weights - np.float32(0.05) * gradient
     assert sorted(apart)[-3] < 1e-4, sorted(apart)[-5:]

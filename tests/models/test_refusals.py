@@ -50,8 +50,64 @@ REFUSED: dict[str, tuple[Callable[[], Any], str, str]] = {
     "two outputs": (two_outputs, CROSS, "has 2 outputs; a device program takes exactly one"),
     "no shape": (lambda: sequential(layers.Dense(2)), CROSS, "put keras.Input(shape) in front"),
     "not a model": (lambda: "model", CROSS, "str is not a Keras model"),
-    "integers": (
-        lambda: sequential(K.Input((2,), dtype="int32"), layers.Embedding(5, 2), layers.Flatten()), SQUARE, "int32;"),
+    "long integers": (
+        lambda: sequential(K.Input((2,), dtype="int64"), layers.Embedding(5, 2), layers.Flatten()),
+        SQUARE,
+        "input of int64; a device program takes float32 or int32 only",
+    ),
+    "a long sequence": (
+        lambda: sequential(K.Input((513, 2)), layers.GRU(2, name="slow"), layers.Dense(2)),
+        SQUARE,
+        "layer 'slow': op  .* has no training program for the device; SimpleRNN, GRU, LSTM and RNN are written out up to",
+    ),
+    "a state between batches": (
+        lambda: sequential(K.Input((3, 2), 4), layers.GRU(2, stateful=True, name="kept"), layers.Dense(2)),
+        SQUARE,
+        "layer 'kept': a state kept between batches has no training program; drop stateful",
+    ),
+    "dropout between steps": (
+        lambda: sequential(K.Input((3, 2)), layers.LSTM(2, dropout=0.1, name="noisy"), layers.Dense(2)),
+        SQUARE,
+        "layer 'noisy': dropout inside a recurrent layer has no training program; use Dropout",
+    ),
+    "a mask at the end": (
+        lambda: sequential(K.Input((3,)), layers.Embedding(5, 2, mask_zero=True), layers.Dense(2)),
+        SQUARE,
+        "a mask reaches the output, and losses do not look at masks; end with a layer that drops it",
+    ),
+    "columns by number": (
+        lambda: sequential(
+            K.Input((3,)), layers.Dense(2), layers.Lambda(lambda x: tf.gather(x, [1, 0], axis=1), name="swap")
+        ),
+        SQUARE,
+        "layer 'swap': only a table's rows can be looked up, as Embedding does; use Embedding",
+    ),
+    "a diagonal": (
+        lambda: sequential(
+            K.Input((3, 3)),
+            layers.Dense(3),
+            layers.Lambda(lambda x: tf.raw_ops.Einsum(inputs=[x, x], equation="bii,bij->bj"), name="odd"),
+        ),
+        SQUARE,
+        "layer 'odd': einsum 'bii,bij->bj' has no training program; use products of distinct axes",
+    ),
+    "another kind of noise": (
+        lambda: sequential(K.Input((3,)), layers.Dense(2), layers.GaussianNoise(0.1, name="hiss")),
+        SQUARE,
+        "layer 'hiss': GaussianNoise has no training program for the device; use Dropout",
+    ),
+    "noise of a product": (
+        lambda: sequential(K.Input((3,)), layers.Dense(2), layers.GaussianDropout(0.1, name="hiss")),
+        SQUARE,
+        "layer 'hiss': GaussianDropout has no training program for the device; use Dropout",
+    ),
+    "half precision": (
+        lambda: sequential(
+            K.Input((3,)), layers.Dense(2), layers.Lambda(lambda x: tf.cast(tf.cast(x, "float16"), "float32"), name="h")
+        ),
+        SQUARE,
+        "layer 'h': float32 to float16 has no training program; keep to float32 and int32",
+    ),
     "unknown op": (
         lambda: sequential(K.Input((2,)), layers.Dense(3, activation=tf.math.sin, name="odd"), layers.Dense(2)),
         CROSS,

@@ -52,10 +52,10 @@ def test_digits_learns_to_read_on_the_device_program(run: Any) -> None:
     held, seen = order[:360], order[360:]
     compiled = compiler.compile(zoo.digits(), "sparse_categorical_crossentropy", batch=16)
     functions, ones = run(compiled), np.ones(16, np.float32)
-    plan = audit.step_plan(rate=0.02, momentum=0.9)
     random = np.random.default_rng(1)
     for _ in range(12):
         for rows in random.permutation(seen)[: len(seen) // 16 * 16].reshape(-1, 16):
-            functions["train"](x=images[rows], y=labels[rows], weight=ones, **plan)
+            batch = {"x": images[rows], "y": labels[rows], "weight": ones}
+            audit.step(functions, batch, learning_rate=0.02, momentum=0.9)
     output = [functions["infer"](x=images[i : i + 1])["output"][0] for i in held]
     assert (np.argmax(output, 1) == labels[held]).mean() >= 0.97

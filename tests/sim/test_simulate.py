@@ -101,7 +101,7 @@ def test_the_first_round_is_the_weighted_mean_of_what_each_device_learned(small:
     for index, part in enumerate(parts):
         program.set(compiled.weights)
         seed = batch_seed(Task(1, blob, blob, SMALL.plan), device_id(index))
-        fit(program, SMALL.plan, batches([part], 16, seed, epochs=1), lambda: False)
+        fit(program, SMALL.plan, batches([part], 16, seed, epochs=1), lambda: False, seed)
         total += len(part.x) * (program.get() - compiled.weights).astype(np.float64)
         weight += len(part.x)
     expected = compiled.weights + total / weight

@@ -38,9 +38,10 @@ class LocalTrainer:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
         began = time.monotonic()
         self._program.set(start)
-        batches = planned(store, self._program.batch, task.plan, batch_seed(task, self._device))
+        seed = batch_seed(task, self._device)
+        batches = planned(store, self._program.batch, task.plan, seed)
         batches = labelled(batches, self._program.classes)
-        losses = fit(self._program, task.plan, batches, stop)
+        losses = fit(self._program, task.plan, batches, stop, seed)
         if losses is None:
             return None
         delta = self._program.get() - start
@@ -70,18 +71,23 @@ class Losses(NamedTuple):
     steps: int
 
 
-def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop) -> Losses | None:
-    """Run the plan's steps on `program`; None if stopped. An exhausted time budget ends training, not the update."""
+def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed: int) -> Losses | None:
+    """Run the plan's steps on `program`; None if stopped. An exhausted time budget ends training, not the update.
+
+    A program with dropout gets a seed a step, counted up from `seed` modulo 2^31.
+    """
     total, steps = 0.0, 0
     began = time.monotonic()
     rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
-    step = program.train
-    if not any(rates[name] for name in SCALARS if name not in SGD):
-        step, rates = program.sgd, {name: rates[name] for name in SGD}
+    adapted = any(rates[name] for name in SCALARS if name not in SGD)
+    descent = {name: rates[name] * (not adapted) for name in SGD}
     for batch in batches:
         if stop():
             return None
-        total += step(x=batch.x, y=batch.y, weight=batch.weight, **rates)
+        drop = {"seed": np.array([(seed + steps) % 2**31], np.int32)} if program.seeded else {}
+        total += program.train(x=batch.x, y=batch.y, weight=batch.weight, **descent, **drop)
+        if adapted:
+            program.adapt(**rates)
         steps += 1
         if plan.time_budget and time.monotonic() - began > plan.time_budget:
             break

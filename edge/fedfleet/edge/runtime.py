@@ -15,7 +15,7 @@ from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import ProgramError
 
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
-SIGNATURES = {"set", "get", "train", "sgd", "evaluate", "infer"}
+SIGNATURES = {"set", "get", "train", "adapt", "evaluate", "infer"}
 
 
 def runtime() -> ModuleType:
@@ -61,12 +61,12 @@ class Program:
         return np.array(self._call("get")["weights"], np.float32)
 
     def train(self, **inputs: NDArray[Any]) -> float:
-        """Run one step on a batch; returns the loss before it."""
+        """Run one step of SGD on a batch; returns the loss before it."""
         return float(self._call("train", **inputs)["loss"][0])
 
-    def sgd(self, **inputs: NDArray[Any]) -> float:
-        """Run one step as `train` does where all but the learning rate and the momentum is 0, in less time."""
-        return float(self._call("sgd", **inputs)["loss"][0])
+    def adapt(self, **inputs: NDArray[Any]) -> None:
+        """Run one step by a plan's whole rule on the gradient that `train` left with both of its scalars at 0."""
+        self._call("adapt", **inputs)
 
     def evaluate(self, **inputs: NDArray[Any]) -> tuple[float, float, float]:
         """Return the batch's weighted sums of loss, of the metric, and of the weights."""
@@ -78,11 +78,12 @@ class Program:
         return np.array(self._call("infer", x=x)["output"], np.float32)
 
     def _measure(self) -> None:
-        """Note how large a batch is, how many weights there are, and how many classes if targets are labels."""
+        """Note how large a batch is, how many weights and classes there are, and whether a step takes a seed."""
         inputs = self._runners["train"].get_input_details()
         output = self._runners["infer"].get_output_details()["output"]["shape"]
         self.batch = int(inputs["x"]["shape"][0])
         self.classes = int(output[-1]) if np.issubdtype(inputs["y"]["dtype"], np.integer) else None
+        self.seeded = "seed" in inputs
         self.parameters = int(self._runners["set"].get_input_details()["weights"]["shape"][0])
 
     def _runner(self, name: str) -> Any:

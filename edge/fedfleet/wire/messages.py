@@ -36,7 +36,7 @@ class Plan:
     `momentum`, Nesterov's if `nesterov`, or Adam if `second_moment` is above 0: then that decays the squared gradient,
     and `momentum` the gradient. `weight_decay` is decoupled (Loshchilov and Hutter 2019); `proximal` is FedProx's mu
     (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds of training,
-    0 meaning no bound. SCALARS names what goes into every step; SGD, what suffices where the rest is 0.
+    0 meaning no bound. SCALARS names what goes into a step; SGD, what suffices where the rest is 0.
     """
 
     epochs: int = 1

@@ -40,7 +40,7 @@ def train(job: Job, parts: Sequence[Examples]) -> Weights:
     shuffled = take(joined, permutation(len(joined.x), "baseline", job.seed))
     steps = plan.steps * job.rounds or None
     feed = batches([shuffled], program.batch, job.seed, epochs=plan.epochs * job.rounds, steps=steps)
-    fit(program, plan, feed, lambda: False)
+    fit(program, plan, feed, lambda: False, job.seed)
     return program.get()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,12 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfleet.models.compiled import Compiled, Weights
+from fedfleet.models.dropout import mask
 from fedfleet.models.losses import LOSSES
+from fedfleet.models.noise import Drop, replaced
 from fedfleet.models.program import SIGNATURES
 from fedfleet.models.runtime import interpreter
+from fedfleet.models.unroll import everywhere
 from fedfleet.wire.errors import ModelError, ProgramError
 from fedfleet.wire.messages import SCALARS, SGD
 
@@ -42,7 +46,7 @@ def audit(model: Any, compiled: Compiled) -> Report:
     """Runs the program beside the model it came from; ModelError where they differ or a device could not run it."""
     ops = histogram(compiled.program)
     run = _signatures(compiled)
-    batch = examples(compiled)
+    batch = examples(compiled, vocabulary(model)) | seeds(run)
     difference = _difference(model, compiled, run, batch)
     if not difference <= TOLERANCE:
         raise ModelError(
@@ -66,8 +70,11 @@ def histogram(program: bytes) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def examples(compiled: Compiled) -> dict[str, npt.NDArray[Any]]:
-    """A random batch that fits the program, its last row masked where there are several; the same every time."""
+def examples(compiled: Compiled, below: int = 0) -> dict[str, npt.NDArray[Any]]:
+    """A random batch that fits the program, its last row masked where there are several; the same every time.
+
+    x lies between 0 and 1, or is whole numbers from 0 to `below`, exclusive.
+    """
     random = np.random.default_rng(0)
     rows = compiled.batch
     weight = np.ones(rows, np.float32)
@@ -78,32 +85,52 @@ def examples(compiled: Compiled) -> dict[str, npt.NDArray[Any]]:
         y = random.dirichlet(np.ones(compiled.output_shape[-1]), rows).astype(np.float32)
     else:
         y = random.random((rows, *compiled.output_shape), np.float32)
-    return {"x": random.random((rows, *compiled.input_shape), np.float32), "y": y, "weight": weight}
+    x = random.random((rows, *compiled.input_shape), np.float32)
+    return {"x": np.floor(x * below) if below else x, "y": y, "weight": weight}
+
+
+def seeds(run: Mapping[str, Any], number: int = 1) -> dict[str, npt.NDArray[Any]]:
+    """The seed of a step, for a program whose `train` takes one."""
+    return {"seed": np.array([number], np.int32)} if "seed" in run["train"].get_input_details() else {}
+
+
+def vocabulary(model: Any) -> int:
+    """How many rows the model's smallest embedding has; 0 for a model without one, whose x need not be whole."""
+    sizes = [layer.input_dim for layer in everywhere(model) if isinstance(layer, tf.keras.layers.Embedding)]
+    return min(sizes, default=0)
 
 
 def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-    """TensorFlow's flat gradient of the masked mean loss by the model's trainable weights."""
+    """TensorFlow's flat gradient of the masked mean loss by the model's trainable weights.
+
+    Where the batch has a seed, dropout layers multiply by the masks that follow from it.
+    """
+
+    def drop(what: Drop, x: Any) -> Any:
+        shape = [1 if axis in what.repeats else n for axis, n in enumerate(x.shape)]
+        table = mask(tf.constant(batch["seed"]), what.number, shape[0], int(np.prod(shape[1:])), what.rate)
+        return x * tf.reshape(table, shape)
+
     y, weight = tf.constant(batch["y"]), tf.constant(batch["weight"])
-    with tf.GradientTape() as tape:
+    dropping = replaced(model, drop) if "seed" in batch else nullcontext()
+    with dropping, tf.GradientTape() as tape:
         output = model(tf.constant(batch["x"]), training=False)
         each = _reference(loss, y, _logits(output) if LOSSES[loss].final == "Softmax" else output, _final(model))
         mean = tf.reduce_sum(each * weight) / tf.maximum(tf.reduce_sum(weight), 1.0)
     parts = tape.gradient(mean, model.trainable_variables, unconnected_gradients="zero")
-    return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
+    return np.concatenate([np.asarray(tf.convert_to_tensor(part), np.float32).reshape(-1) for part in parts])
 
 
-def step_plan(
-    rate: float = 0.0, momentum: float = 0.0, proximal: float = 0.0, clip: float = 0.0, **others: float
-) -> dict[str, Any]:
-    """The scalars of the train signature, each of shape [1]; those not named are 0."""
-    named = {"learning_rate": rate, "momentum": momentum, "proximal": proximal, "clip_norm": clip, **others}
-    return {name: np.array([named.get(name, 0.0)], np.float32) for name in SCALARS}
-
-
-def sgd_plan(rate: float = 0.0, momentum: float = 0.0) -> dict[str, Any]:
-    """The scalars of the sgd signature."""
-    plan = step_plan(rate, momentum)
-    return {name: plan[name] for name in SGD}
+def step(run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]], **plan: float) -> float:
+    """One step as a device makes it, by a plan's scalars; returns the loss before it."""
+    one = {name: np.array([plan.pop(name, 0.0)], np.float32) for name in SCALARS}
+    if plan:
+        raise TypeError(f"{', '.join(plan)}: not among {', '.join(SCALARS)}")
+    long = any(one[name] for name in SCALARS if name not in SGD)
+    loss = run["train"](**batch, **{name: one[name] * (not long) for name in SGD})["loss"]
+    if long:
+        run["adapt"](**one)
+    return float(loss[0])
 
 
 def _reference(loss: str, y: Any, output: Any, final: str) -> Any:
@@ -153,19 +180,18 @@ def _difference(model: Any, compiled: Compiled, run: Mapping[str, Any], batch: M
     """The distance between the program's gradient and TensorFlow's, relative to the latter's norm."""
     wanted = gradient(model, compiled.loss, batch).astype(np.float64)
     try:
-        found = [_stepped(compiled.weights, run, batch, rule) for rule in ("train", "sgd")]
+        found = [_moved(compiled.weights, run, batch, plan) for plan in ({}, {"clip_norm": 1e9})]
     except (RuntimeError, ValueError) as error:
         raise ProgramError(f"the LiteRT runtime cannot run the program: {str(error).splitlines()[0]}") from error
     return max(float(np.linalg.norm(g - wanted)) for g in found) / max(float(np.linalg.norm(wanted)), 1e-12)
 
 
-def _stepped(
-    weights: Weights, run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]], rule: str
+def _moved(
+    weights: Weights, run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]], plan: Mapping[str, float]
 ) -> npt.NDArray[np.float64]:
-    """The gradient that one of the program's rules goes by."""
-    plan = step_plan(RATE) if rule == "train" else sgd_plan(RATE)
+    """The gradient by which one step goes."""
     run["set"](weights=weights)
-    run[rule](**batch, **plan)
+    step(run, batch, learning_rate=RATE, **plan)
     return np.asarray((weights.astype(np.float64) - run["get"]()["weights"]) / RATE)
 
 
@@ -174,6 +200,6 @@ def _milliseconds(run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]],
     best = float("inf")
     for _ in range(steps):
         start = time.perf_counter()
-        run["sgd"](**batch, **sgd_plan())
+        step(run, batch)
         best = min(best, time.perf_counter() - start)
     return best * 1e3

@@ -12,9 +12,10 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from fedfleet.models.compiled import MAX_PARAMETERS, Compiled, Entry, Weights
 from fedfleet.models.losses import LOSSES, Loss
+from fedfleet.models.noise import dropouts
 from fedfleet.models.ops import check
 from fedfleet.models.program import Source, convert, emit
-from fedfleet.models.rewrite import pool_first
+from fedfleet.models.rewrite import simplify
 from fedfleet.models.trace import Trace, trace
 from fedfleet.wire.errors import ModelError
 
@@ -31,7 +32,8 @@ def compile(model: Any, loss: str, *, batch: int = 16) -> Compiled:  # noqa: A00
     if (refusal := chosen.refusal(outside)) is not None:
         raise ModelError(f"loss {loss} {refusal}")
     traces = [_forward(model, size) for size in (batch, 1)]
-    source = Source(traces[0], traces[1], layout, chosen, batch, inside, outside)
+    training = _forward(model, batch, dropping=True) if dropouts(model) else traces[0]
+    source = Source(traces[0], traces[1], layout, chosen, batch, inside, outside, training)
     return Compiled(emit(source), flatten(model), layout, loss, batch, inside, outside)
 
 
@@ -72,10 +74,10 @@ def _loss(name: str) -> Loss:
     return LOSSES[name]
 
 
-def _forward(model: Any, batch: int) -> Trace:
-    traced = trace(model, batch)
+def _forward(model: Any, batch: int, dropping: bool = False) -> Trace:
+    traced = trace(model, batch, dropping)
     check(traced)
-    return pool_first(traced)
+    return simplify(traced)
 
 
 def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -89,8 +91,10 @@ def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
             raise ModelError(f"model {model.name!r} has {len(tensors)} {side}s; a device program takes exactly one")
         if None in tuple(tensors[0].shape)[1:]:
             raise ModelError(f"{side} shape {list(tensors[0].shape)} has a dimension of unknown size; give every size")
-        if tf.as_dtype(tensors[0].dtype) != tf.float32:
-            raise ModelError(f"{side} of {tf.as_dtype(tensors[0].dtype).name}; a device program takes float32 only")
+        known = (tf.float32, tf.int32) if side == "input" else (tf.float32,)
+        if (dtype := tf.as_dtype(tensors[0].dtype)) not in known:
+            kinds = " or ".join(kind.name for kind in known)
+            raise ModelError(f"{side} of {dtype.name}; a device program takes {kinds} only")
     return tuple(model.inputs[0].shape[1:]), tuple(model.outputs[0].shape[1:])
 
 

@@ -11,13 +11,19 @@ from typing import Any
 
 import tensorflow as tf
 
+from fedfleet.models.contract import CONTRACTIONS
 from fedfleet.models.conv import product
+from fedfleet.models.dropout import DROPOUT
 from fedfleet.models.gradient import custom_gradient
+from fedfleet.models.logic import LOGIC
+from fedfleet.models.lookup import LOOKUPS
 from fedfleet.models.norms import NORMS
 from fedfleet.models.pointwise import POINTWISE, collapse
 from fedfleet.models.reductions import REDUCTIONS
 from fedfleet.models.shapes import SHAPES
-from fedfleet.models.trace import Node, Trace, owner
+from fedfleet.models.shared import Hubs
+from fedfleet.models.trace import SEED, Node, Trace, owner
+from fedfleet.models.unroll import MAX_STEPS
 from fedfleet.models.windows import WINDOWS
 from fedfleet.wire.errors import ModelError
 
@@ -25,14 +31,16 @@ Tensor = Any
 Lowering = Callable[..., Any]
 
 
-def replay(trace: Trace, x: Tensor, weights: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """All tensors of the forward pass by name, from the input and the trainable weights."""
-    values: dict[str, Tensor] = dict(trace.constants)
+def replay(trace: Trace, x: Tensor, weights: Sequence[Tensor], seed: Tensor = None) -> Mapping[str, Tensor]:
+    """All tensors of the forward pass by name, from the input, the trainable weights and the seed of its dropout."""
+    values: dict[str, Tensor] = {**trace.constants, SEED: seed}
     values[trace.input] = x
     values.update((name, weights[i]) for name, i in trace.trainable.items())
+    hubs = Hubs(trace)
     for node in trace.nodes:
+        arguments = [values[name] for name in node.inputs]
         try:
-            result = LOWER[node.op](node, *(values[name] for name in node.inputs))
+            result = hubs.apply(node, *arguments) if hubs.shares(node, arguments) else LOWER[node.op](node, *arguments)
         except ModelError as error:
             raise ModelError(f"{owner(trace, node)}: {error}") from error
         values.update(zip(node.outputs, result if isinstance(result, (list, tuple)) else [result]))
@@ -41,10 +49,11 @@ def replay(trace: Trace, x: Tensor, weights: Sequence[Tensor]) -> Mapping[str, T
 
 def check(trace: Trace) -> None:
     """ModelError, naming the layer, for the first op that has no lowering."""
-    for node in trace.nodes:
-        if node.op not in LOWER:
-            advice = INSTEAD.get(node.op, "docs/compiler.md lists the layers that have one")
-            raise ModelError(f"{owner(trace, node)}: op {node.op} has no training program for the device; {advice}")
+    unknown = [node for node in trace.nodes if node.op not in LOWER]
+    # around a loop stand ops that nobody has written
+    for node in sorted(unknown, key=lambda node: node.op not in LOOPS):
+        advice = INSTEAD.get(node.op, "docs/compiler.md lists the layers that have one")
+        raise ModelError(f"{owner(trace, node)}: op {node.op} has no training program for the device; {advice}")
 
 
 def _bias_add(node: Node, x: Tensor, bias: Tensor) -> Tensor:
@@ -81,15 +90,20 @@ LOWER: dict[str, Lowering] = {
     **REDUCTIONS,
     **NORMS,
     **WINDOWS,
+    **LOGIC,
+    **LOOKUPS,
+    **CONTRACTIONS,
+    **DROPOUT,
     "BiasAdd": _bias_add,
     "MatMul": _matmul,
 }
 
+LOOPS = ("While", "StatelessWhile")
+WRITTEN_OUT = f"SimpleRNN, GRU, LSTM and RNN are written out up to {MAX_STEPS} steps: shorten the sequence"
+
 INSTEAD: dict[str, str] = {
-    "BatchMatMulV2": "attention and Dot are not supported yet; use Dense or Conv1D over the sequence",
     "Conv3D": "use Conv2D",
-    "Greater": "use ReLU without a threshold, or LeakyReLU",
     "MirrorPad": "use ZeroPadding2D",
     "ResizeBilinear": "use UpSampling2D with interpolation='nearest'",
-    "While": "recurrent layers are not supported yet; use Conv1D over the sequence",
+    **dict.fromkeys(LOOPS, WRITTEN_OUT),
 }

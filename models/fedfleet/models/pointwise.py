@@ -55,7 +55,23 @@ def paired(value: Callable[[Tensor, Tensor], Tensor], parts: Callable[..., Pair]
 
         return y, gradient
 
-    return lambda _node, a, b: apply(tf.convert_to_tensor(a), tf.convert_to_tensor(b))
+    def with_one(x: Tensor, constant: Any, first: bool) -> Tensor:
+        """x is the first of the two, or the second; the other one needs no gradient."""
+
+        @custom_gradient
+        def apply(x: Tensor) -> tuple[Tensor, Any]:
+            pair = (x, constant) if first else (constant, x)
+            y = value(*pair)
+            return y, lambda g: collapse(parts(g, *pair, y)[0 if first else 1], x.shape)
+
+        return apply(x)
+
+    def lower(_node: Node, a: Any, b: Any) -> Tensor:
+        if isinstance(a, np.ndarray):
+            return with_one(tf.convert_to_tensor(b), tf.constant(a), False)
+        return with_one(a, tf.constant(b), True) if isinstance(b, np.ndarray) else apply(a, b)
+
+    return lower
 
 
 def collapse(g: Tensor, shape: Sequence[int]) -> Tensor:

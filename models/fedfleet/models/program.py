@@ -1,13 +1,14 @@
 """The device program: seven signatures over one flat weight vector, as the bytes of a .tflite file.
 
 set(weights) -> ok                      the weights, also the proximal anchor; all other state starts anew
-correct(correction) -> ok               a term added to every gradient until the next `set`, as in SCAFFOLD
+correct(correction) -> ok               a term that `adapt` adds to every gradient until the next `set`, as in SCAFFOLD
 get() -> weights                        bit for bit what was set or trained
-train(x, y, weight, learning_rate, momentum, nesterov, second_moment, weight_decay, proximal, clip_norm) -> loss
-                                        one step by the rule of optimiser.py; the loss is the one before it
-sgd(x, y, weight, learning_rate, momentum) -> loss      the same where all else is 0, in less time
+train(x, y, weight, learning_rate, momentum) -> loss    one step of SGD with momentum; the loss is the one before it
+adapt(learning_rate, momentum, nesterov, second_moment, weight_decay, proximal, clip_norm) -> ok
+                                        one step by the whole rule of optimiser.py, after a `train` with both scalars 0
 evaluate(x, y, weight) -> loss, metric, count        sums over the batch
 infer(x) -> output                      one example
+A model with dropout takes a `seed` int32 [1] from 0 in `train` too.
 
 Every scalar has shape [1]: rank-0 inputs crash LiteRT on emulated aarch64. Rows with weight 0 are padding.
 The file holds no weights: before the first `set` all other signatures give an error or nonsense.
@@ -26,14 +27,14 @@ from tensorflow.lite.python.convert import ConverterError
 from fedfleet.models.compiled import Entry
 from fedfleet.models.losses import Loss
 from fedfleet.models.ops import replay
-from fedfleet.models.optimiser import State, general, join, plain
+from fedfleet.models.optimiser import State, adapt, descend, join
 from fedfleet.models.slim import without_initial_values
-from fedfleet.models.trace import Trace
+from fedfleet.models.trace import SEED, Trace
 from fedfleet.wire.errors import ModelError
 from fedfleet.wire.messages import SCALARS, SGD
 
 Tensor = Any
-SIGNATURES = ("set", "correct", "get", "train", "sgd", "evaluate", "infer")
+SIGNATURES = ("set", "correct", "get", "train", "adapt", "evaluate", "infer")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Source:
     size: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    training: Trace
+
+    @property
+    def seeded(self) -> bool:
+        """Whether a training step drops anything, and needs a seed for it."""
+        return any(SEED in node.inputs for node in self.training.nodes)
 
 
 class Program(tf.Module):  # type: ignore[misc]
@@ -71,34 +78,27 @@ class Program(tf.Module):  # type: ignore[misc]
         """The weights as they are."""
         return {"weights": join(self.state.read())}
 
-    def train(self, x: Tensor, y: Tensor, weight: Tensor, **plan: Tensor) -> dict[str, Tensor]:
-        """One step by the whole rule; the loss is the one before it."""
+    def train(
+        self, x: Tensor, y: Tensor, weight: Tensor, learning_rate: Tensor, momentum: Tensor, seed: Tensor = None
+    ) -> dict[str, Tensor]:
+        """One step of SGD with momentum; the loss is the one before it."""
         parts = self.state.read()
-        loss, gradients = self._gradients(x, y, weight, parts)
-        general(self.state, parts, gradients, plan)
-        return {"loss": loss}
-
-    def sgd(self, x: Tensor, y: Tensor, weight: Tensor, learning_rate: Tensor, momentum: Tensor) -> dict[str, Tensor]:
-        """One step of SGD with momentum."""
-        parts = self.state.read()
-        loss, gradients = self._gradients(x, y, weight, parts, learning_rate)
-        plain(self.state, parts, gradients, momentum)
-        return {"loss": loss}
-
-    def _gradients(
-        self, x: Tensor, y: Tensor, weight: Tensor, parts: list[Tensor], scale: Tensor | float = 1.0
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The mean loss [1] over the batch, and the gradients by all weights of that loss times `scale`."""
         with tf.GradientTape() as tape:
             tape.watch(parts)
-            each = self.source.loss.each(self._outcome(x, parts), y)
+            each = self.source.loss.each(self._outcome(self.source.training, x, parts, seed), y)
             loss = tf.reduce_sum(each * weight, keepdims=True) / tf.maximum(tf.reduce_sum(weight, keepdims=True), 1.0)
-            scaled = loss * scale
-        return loss, tape.gradient(scaled, parts, unconnected_gradients="zero")
+        gradients = tape.gradient(loss, parts, unconnected_gradients="zero")
+        descend(self.state, parts, gradients, learning_rate, momentum)
+        return {"loss": loss}
+
+    def adapt(self, **plan: Tensor) -> dict[str, Tensor]:
+        """One step by the whole rule, on the gradient that `train` has left."""
+        adapt(self.state, plan)
+        return {"ok": tf.ones([1])}
 
     def evaluate(self, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Sums over the batch, each example counted by its weight."""
-        output = self._outcome(x, self.state.read())
+        output = self._outcome(self.source.batch, x, self.state.read())
         loss, metric = self.source.loss.each(output, y), self.source.loss.score(output, y)
         sums = {"loss": loss * weight, "metric": metric * weight, "count": weight}
         return {name: tf.reduce_sum(value, keepdims=True) for name, value in sums.items()}
@@ -108,10 +108,9 @@ class Program(tf.Module):  # type: ignore[misc]
         trace = self.source.single
         return {"output": replay(trace, x, self.state.read())[trace.output]}
 
-    def _outcome(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    def _outcome(self, trace: Trace, x: Tensor, parts: Sequence[Tensor], seed: Tensor = None) -> Tensor:
         """What the loss looks at: the output, or its logits."""
-        trace = self.source.batch
-        return replay(trace, x, parts)[counted(trace, self.source.loss)]
+        return replay(trace, x, parts, seed)[counted(trace, self.source.loss)]
 
 
 def counted(trace: Trace, loss: Loss) -> str:
@@ -154,12 +153,13 @@ def _functions(program: Program) -> list[tuple[str, Any, dict[str, Any]]]:
     rows, count = source.size, sum(entry.size for entry in source.layout)
     target = tf.TensorSpec([rows, *source.loss.target(source.output_shape)], source.loss.dtype, "y")
     examples = {**specs(x=(rows, *source.input_shape)), "y": target, **specs(weight=(rows,))}
+    seed = {"seed": tf.TensorSpec([1], tf.int32, "seed")} if source.seeded else {}
     arguments = {
         "set": specs(weights=(count,)),
         "correct": specs(correction=(count,)),
         "get": {},
-        "train": {**examples, **specs(**dict.fromkeys(SCALARS, (1,)))},
-        "sgd": {**examples, **specs(**dict.fromkeys(SGD, (1,)))},
+        "train": {**examples, **specs(**dict.fromkeys(SGD, (1,))), **seed},
+        "adapt": specs(**dict.fromkeys(SCALARS, (1,))),
         "evaluate": examples,
         "infer": specs(x=(1, *source.input_shape)),
     }

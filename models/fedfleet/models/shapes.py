@@ -88,6 +88,22 @@ def _split(node: Node, axis: Any, x: Tensor) -> Any:
     return tf.split(x, node.attrs["num_split"], int(axis))
 
 
+def _split_v(_node: Node, x: Tensor, sizes: Any, axis: Any) -> Any:
+    return tf.split(x, [int(n) for n in np.asarray(sizes)], int(axis))
+
+
+def _pack(node: Node, *inputs: Any) -> Tensor:
+    return tf.stack(inputs, node.attrs["axis"])
+
+
+def _unpack(node: Node, x: Tensor) -> Any:
+    return tf.unstack(x, axis=node.attrs["axis"])
+
+
+def _reverse(_node: Node, x: Tensor, axes: Any) -> Tensor:
+    return tf.reverse(x, [int(axis) for axis in np.asarray(axes)])
+
+
 def _pad(_node: Node, x: Tensor, margins: Any) -> Tensor:
     return pad(x, [(int(before), int(after)) for before, after in np.asarray(margins)])
 
@@ -154,13 +170,17 @@ SHAPES: Mapping[str, Callable[..., Any]] = {
     "BatchToSpaceND": _batch_to_space,
     "ConcatV2": _concatenate,
     "ExpandDims": _expand,
+    "Pack": _pack,
     "Pad": _pad,
     "Reshape": _reshape,
     "ResizeNearestNeighbor": _nearest,
+    "ReverseV2": _reverse,
     "SpaceToBatchND": _space_to_batch,
     "Split": _split,
+    "SplitV": _split_v,
     "Squeeze": _squeeze,
     "StridedSlice": _strided_slice,
     "Tile": _tile,
     "Transpose": _transpose,
+    "Unpack": _unpack,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,12 +18,19 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 
+from fedfleet.models.noise import MARK, mark, marked, replaced
+from fedfleet.models.unroll import unrolled
 from fedfleet.wire.errors import ModelError
 
 ALIASES = frozenset({"Identity", "ReadVariableOp", "IdentityN"})
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-RENAMED = {"reduction_indices": "axis"}  # raw_ops calls the argument otherwise than the graph
+RENAMED = {
+    "reduction_indices": "axis",
+    "dim": "axis",
+    "split_dim": "axis",
+}  # raw_ops calls the argument otherwise than the graph
 INERT = frozenset({"NoOp", "Assert"})
+SEED = "seed"  # the tensor that every dropout takes besides its input
 
 
 @dataclass(frozen=True)
@@ -59,17 +67,27 @@ class _Walk:
     nodes: list[Node] = field(default_factory=list)
 
 
-def trace(model: Any, batch: int) -> Trace:
-    """The inference forward of `model` for exactly `batch` examples of float32."""
+def trace(model: Any, batch: int, dropping: bool = False) -> Trace:
+    """The inference forward of `model` for exactly `batch` examples of float32; dropout as nodes where `dropping`."""
     spec = tf.TensorSpec([batch, *model.inputs[0].shape[1:]], tf.float32)
-    function = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
+    masks: list[Any] = []
+
+    def forward(x: Any) -> Any:
+        y = model(x, training=False)
+        masks.append(getattr(y, "_keras_mask", None))
+        return y
+
+    with unrolled(model), replaced(model, mark) if dropping else nullcontext():
+        function = tf.function(forward).get_concrete_function(spec)
+    if masks[-1] is not None:
+        raise ModelError("a mask reaches the output, and losses do not look at masks; end with a layer that drops it")
     library = {f.signature.name: f for f in function.graph.as_graph_def().library.function}
     walk = _Walk(library)
     trainable = _captures(function, model, walk)
     _visit(function.graph, "", walk)
     output = _resolve(walk, function.outputs[0].name)
     names = tuple(layer.name for layer in _layers(model))
-    return Trace(_alive(walk.nodes, output), function.inputs[0].name, output, trainable, walk.constants, names)
+    return Trace(alive(walk.nodes, output), function.inputs[0].name, output, trainable, walk.constants, names)
 
 
 def owner(trace: Trace, node: Node) -> str:
@@ -123,6 +141,9 @@ def _visit(graph: Any, prefix: str, walk: _Walk) -> None:
             walk.alias.update(zip(outputs, inputs))
         elif op.type == "Const":
             walk.constants[outputs[0]] = tf.make_ndarray(op.get_attr("value"))
+        elif op.type == MARK:
+            drop = marked(op.get_attr("message"))
+            walk.nodes.append(Node(prefix + op.name, "Dropout", (*inputs, SEED), outputs, drop))
         elif op.type == "Shape" and op.inputs[0].shape.is_fully_defined():
             walk.constants[outputs[0]] = np.array(op.inputs[0].shape, op.get_attr("out_type").as_numpy_dtype)
         elif op.type != "Placeholder" and op.type not in INERT:
@@ -142,7 +163,8 @@ def _add(op: Any, prefix: str, inputs: tuple[str, ...], outputs: tuple[str, ...]
     """Adds one node, or its value where all inputs are constants."""
     attrs = {name: op.get_attr(name) for name in op.node_def.attr if not name.startswith("_")}
     node = Node(prefix + op.name, op.type, inputs, outputs, attrs, tuple(_groups(op)))
-    if inputs and all(name in walk.constants for name in inputs):
+    tangible = not any(t.dtype in (tf.variant, tf.resource) for t in op.outputs)
+    if inputs and tangible and all(name in walk.constants for name in inputs):
         walk.constants.update(zip(outputs, _fold(node, walk.constants)))
     else:
         walk.nodes.append(node)
@@ -175,7 +197,7 @@ def _resolve(walk: _Walk, name: str) -> str:
     return name
 
 
-def _alive(nodes: list[Node], output: str) -> tuple[Node, ...]:
+def alive(nodes: list[Node], output: str) -> tuple[Node, ...]:
     """The nodes that `output` depends on, order kept."""
     needed = {output}
     alive: list[Node] = []
