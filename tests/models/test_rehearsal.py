@@ -29,8 +29,8 @@ def test_the_peak_grows_with_the_weights(plain: Compiled) -> None:
     one, other = rehearsal.peak_mib(plain), rehearsal.peak_mib(large)
     assert one is not None
     assert other is not None
-    # at least weights, anchor and momentum, each of 12 MB
-    assert other - one > 3 * large.weights.nbytes / 2**20
+    # weights, anchor, momentum, what the child started from and its difference; and what a step needs of its own
+    assert other - one > 7 * large.weights.nbytes / 2**20
 
 
 def test_the_memory_of_this_process_is_not_counted(plain: Compiled) -> None:
