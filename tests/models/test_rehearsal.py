@@ -30,7 +30,7 @@ def test_the_peak_grows_with_the_weights(plain: Compiled) -> None:
     assert one is not None
     assert other is not None
     # weights, anchor, momentum, what the child started from and its difference; and what a step needs of its own
-    assert other - one > 7 * large.weights.nbytes / 2**20
+    assert other - one > 10 * large.weights.nbytes / 2**20
 
 
 def test_the_memory_of_this_process_is_not_counted(plain: Compiled) -> None:
