@@ -21,9 +21,13 @@ def table(rows: Sequence[Sequence[str]]) -> None:
 
 
 def result(figures: Mapping[str, Any]) -> None:
-    """Print the last line: `result key=value ...`; figures in at most three decimals, no spaces in a value."""
-    texts = {key: f"{value:.3g}" if isinstance(value, float) else str(value) for key, value in figures.items()}
+    """Print the last line: `result key=value ...`; figures to three places, no spaces in a value."""
+    texts = {key: _short(value) if isinstance(value, float) else str(value) for key, value in figures.items()}
     print("result", *(f"{key}={text.replace(' ', '-')}" for key, text in texts.items()))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def save(path: Path | None, document: Mapping[str, Any]) -> None:
