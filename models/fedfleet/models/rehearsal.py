@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.random  # a device draws its batches with it, and numpy loads it only when asked
 
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.runtime import interpreter
