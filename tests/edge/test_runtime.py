@@ -13,6 +13,7 @@ from fedfleet.edge.runtime import SIGNATURES, Program, runtime
 from fedfleet.models.compiled import Compiled
 from fedfleet.wire.errors import ProgramError
 from fedfleet.wire.examples import Examples
+from fedfleet.wire.messages import SCALARS
 
 
 def loaded(small: Compiled, blobs: tuple[Path, Path]) -> Program:
@@ -27,8 +28,7 @@ def batch(small: Compiled, examples: Examples) -> dict[str, Any]:
 
 
 def plan(rate: float) -> dict[str, Any]:
-    numbers = {"learning_rate": rate, "momentum": 0.0, "proximal": 0.0, "clip_norm": 0.0}
-    return {name: np.array([value], np.float32) for name, value in numbers.items()}
+    return {name: np.array([rate if name == "learning_rate" else 0.0], np.float32) for name in SCALARS}
 
 
 def test_it_knows_its_sizes(small: Compiled, blobs: tuple[Path, Path]) -> None:

@@ -1,4 +1,4 @@
-"""What the five signatures promise."""
+"""What the signatures promise."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from parity import distance
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfleet.models import audit, compiler
 from fedfleet.models.compiled import Compiled
+from fedfleet.models.optimiser import split
+from fedfleet.wire.messages import SCALARS
 
-layers = tf.keras.layers
+K = tf.keras
+layers = K.layers
 CROSS, SQUARE = "sparse_categorical_crossentropy", "mean_squared_error"
 
 
@@ -80,6 +84,8 @@ def test_the_loss_is_a_weighted_mean(net: Any, run: Any) -> None:
     {"rate": 0.1, "clip": 0.01},
     {"rate": 0.1, "clip": 1e9},
     {"rate": 0.2, "momentum": 0.5, "proximal": 0.3, "clip": 0.05},
+    {"rate": 0.2, "momentum": 0.5, "weight_decay": 0.1},
+    {"rate": 0.2, "momentum": 0.9, "nesterov": 1.0, "clip": 0.05},
 ])  # fmt: skip
 def test_the_optimiser_is_the_one_that_is_written_down(net: Any, run: Any, plan: dict[str, float]) -> None:
     compiled = compiler.compile(net, CROSS, batch=4)
@@ -92,19 +98,64 @@ def test_the_optimiser_is_the_one_that_is_written_down(net: Any, run: Any, plan:
         if (clip := plan.get("clip", 0)) > 0:
             g = g * min(1, clip / np.linalg.norm(g))
         v = plan.get("momentum", 0) * v + g
-        w = w - plan["rate"] * v
+        ahead = g + plan.get("momentum", 0) * v if plan.get("nesterov") else v
+        w = w - plan["rate"] * (ahead + plan.get("weight_decay", 0) * w)
         got, _ = step(functions, batch, **plan)
     np.testing.assert_allclose(got, w, atol=2e-6)
 
 
-def test_set_starts_a_round_anew(net: Any, run: Any) -> None:
+OPTIMISERS: dict[str, tuple[Any, dict[str, float]]] = {
+    "sgd": (K.optimizers.SGD(0.1), {}),
+    "momentum": (K.optimizers.SGD(0.1, momentum=0.9), {"momentum": 0.9}),
+    "nesterov": (K.optimizers.SGD(0.1, momentum=0.9, nesterov=True), {"momentum": 0.9, "nesterov": 1.0}),
+    "adam": (K.optimizers.Adam(0.01), {"rate": 0.01, "momentum": 0.9, "second_moment": 0.999}),
+    "adamw": (
+        K.optimizers.AdamW(0.01, weight_decay=0.2, beta_1=0.5, global_clipnorm=0.05),
+        {"rate": 0.01, "momentum": 0.5, "second_moment": 0.999, "weight_decay": 0.2, "clip": 0.05},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_fifty_steps_of_an_optimiser_are_those_of_keras(stack: Any, run: Any, name: str) -> None:
+    optimiser, plan = OPTIMISERS[name]
+    model = stack((5,), layers.Dense(6, activation="tanh"), layers.Dense(3))
+    compiled = compiler.compile(model, CROSS, batch=4)
+    batch, functions = audit.examples(compiled), run(compiled)
+    for _ in range(50):
+        parts = split(tf.constant(audit.gradient(model, CROSS, batch)), compiled.layout)
+        optimiser.apply_gradients(zip(parts, model.trainable_variables))
+        got, _ = step(functions, batch, **{"rate": 0.1, **plan})
+    moved = compiler.flatten(model) - compiled.weights
+    assert distance(got - compiled.weights, moved) < 1e-4
+
+
+def test_a_correction_is_added_to_every_gradient_until_the_next_set(net: Any, run: Any) -> None:
     compiled = compiler.compile(net, CROSS, batch=4)
     batch, functions = audit.examples(compiled), run(compiled)
-    plan = {"rate": 0.1, "momentum": 0.9, "proximal": 1.0}
-    first = step(functions, batch, **plan)[0]
-    step(functions, batch, **plan)
+    correction = np.random.default_rng(4).standard_normal(compiled.weights.size).astype(np.float32)
+    plain = step(functions, batch, rate=0.1)[0]
     functions["set"](weights=compiled.weights)
-    assert step(functions, batch, **plan)[0].tobytes() == first.tobytes()
+    functions["correct"](correction=correction)
+    corrected = step(functions, batch, rate=0.1)[0]
+    np.testing.assert_allclose(corrected, plain - np.float32(0.1) * correction, atol=1e-6)
+    functions["set"](weights=compiled.weights)
+    assert step(functions, batch, rate=0.1)[0].tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("plan", [
+    {"momentum": 0.9, "proximal": 1.0},
+    {"momentum": 0.9, "second_moment": 0.99, "proximal": 0.1},
+    {"momentum": 0.9},
+])  # fmt: skip
+def test_set_starts_a_round_anew(net: Any, run: Any, plan: dict[str, float]) -> None:
+    compiled = compiler.compile(net, CROSS, batch=4)
+    batch, functions = audit.examples(compiled), run(compiled)
+    first = [step(functions, batch, rate=0.1, **plan)[0].tobytes() for _ in range(3)]
+    functions["set"](weights=compiled.weights + 1)
+    step(functions, batch, rate=0.1, momentum=0.5, second_moment=0.5, proximal=3.0)
+    functions["set"](weights=compiled.weights)
+    assert [step(functions, batch, rate=0.1, **plan)[0].tobytes() for _ in range(3)] == first
 
 
 def test_evaluate_sums_by_weight(net: Any, run: Any) -> None:
@@ -181,7 +232,7 @@ def test_constants_are_aligned(net: Any) -> None:
 def test_signatures_have_static_shapes_and_no_scalars(net: Any, run: Any) -> None:
     compiled = compiler.compile(net, CROSS, batch=3)
     inputs = {k: tuple(d["shape"]) for k, d in run(compiled)["train"].get_input_details().items()}
-    one = dict.fromkeys(("learning_rate", "momentum", "proximal", "clip_norm"), (1,))
+    one = dict.fromkeys(SCALARS, (1,))
     assert inputs == {"x": (3, 6, 6, 1), "y": (3,), "weight": (3,)} | one
 
 
@@ -190,6 +241,7 @@ import sys
 sys.modules["tensorflow"] = None
 import numpy as np
 from fedfleet.models.compiled import load
+from fedfleet.wire.messages import SCALARS
 from fedfleet.models.runtime import interpreter
 compiled = load(sys.argv[1])
 loaded = interpreter(compiled.program)
@@ -197,7 +249,7 @@ run = {name: loaded.get_signature_runner(name) for name in loaded.get_signature_
 run["set"](weights=compiled.weights)
 one, rows = np.ones(1, np.float32), compiled.batch
 batch = dict(x=np.ones((rows, *compiled.input_shape), np.float32), y=np.zeros(rows, np.int32))
-plan = dict(learning_rate=one * 0.1, momentum=one * 0, proximal=one * 0, clip_norm=one * 0)
+plan = dict.fromkeys(SCALARS, one * 0) | dict(learning_rate=one * 0.1)
 losses = [run["train"](weight=np.ones(rows, np.float32), **batch, **plan)["loss"][0] for _ in range(20)]
 assert losses[-1] < losses[0] / 2, losses
 print("trained")

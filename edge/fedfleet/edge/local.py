@@ -16,7 +16,7 @@ from fedfleet.edge.runtime import Program, read_blob
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire.codecs import Weights, codec
 from fedfleet.wire.errors import DataError, ProgramError, StoreError
-from fedfleet.wire.messages import Plan, Task, Update
+from fedfleet.wire.messages import SCALARS, Plan, Task, Update
 
 
 class LocalTrainer:
@@ -74,12 +74,7 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop) -> L
     """Run the plan's steps on `program`; None if stopped. An exhausted time budget ends training, not the update."""
     total, steps = 0.0, 0
     began = time.monotonic()
-    rates = {
-        "learning_rate": np.array([plan.learning_rate], np.float32),
-        "momentum": np.array([plan.momentum], np.float32),
-        "proximal": np.array([plan.proximal], np.float32),
-        "clip_norm": np.array([plan.clip_norm], np.float32),
-    }
+    rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
     for batch in batches:
         if stop():
             return None

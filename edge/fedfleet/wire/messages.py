@@ -23,6 +23,7 @@ MAX_ROUND = 2**53 - 1  # JSON readers in other languages keep integers only so f
 MAX_METRICS = 32
 STATES = ("ready", "training", "away", "lost")
 OUTCOMES = ("counted", "missing", "refused")
+SCALARS = ("learning_rate", "momentum", "nesterov", "second_moment", "weight_decay", "proximal", "clip_norm")
 SEEN = re.compile(r"[ -~]{0,200}")
 
 
@@ -30,15 +31,20 @@ SEEN = re.compile(r"[ -~]{0,200}")
 class Plan:
     """What a device does with a task: how long, how fast, and how the result is encoded.
 
-    `epochs` passes over the device's examples, or exactly `steps` batches where that is above 0; `proximal` is
-    FedProx's mu (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds
-    of training, 0 meaning no bound.
+    `epochs` passes over the device's examples, or exactly `steps` batches where that is above 0. A step is SGD with
+    `momentum`, Nesterov's if `nesterov`, or Adam if `second_moment` is above 0: then that decays the squared gradient,
+    and `momentum` the gradient. `weight_decay` is decoupled (Loshchilov and Hutter 2019); `proximal` is FedProx's mu
+    (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds of training,
+    0 meaning no bound. SCALARS names what goes into every step.
     """
 
     epochs: int = 1
     steps: int = 0
     learning_rate: float = 0.1
     momentum: float = 0.0
+    nesterov: bool = False
+    second_moment: float = 0.0
+    weight_decay: float = 0.0
     proximal: float = 0.0
     clip_norm: float = 0.0
     codec: str = "float32"
@@ -49,6 +55,9 @@ class Plan:
         require(self.epochs + self.steps > 0, "epochs or steps must be above 0")
         require(self.learning_rate > 0, "learning_rate must be above 0")
         require(0 <= self.momentum < 1, "momentum must be at least 0 and below 1")
+        require(0 <= self.second_moment < 1, "second_moment must be at least 0 and below 1")
+        require(not (self.nesterov and self.second_moment), "nesterov goes with SGD: second_moment must then be 0")
+        require(self.weight_decay >= 0, "weight_decay must not be negative")
         require(min(self.proximal, self.clip_norm, self.time_budget) >= 0, "a bound must not be negative")
 
 

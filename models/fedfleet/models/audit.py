@@ -18,6 +18,7 @@ from fedfleet.models.losses import LOSSES
 from fedfleet.models.program import SIGNATURES
 from fedfleet.models.runtime import interpreter
 from fedfleet.wire.errors import ModelError, ProgramError
+from fedfleet.wire.messages import SCALARS
 
 TOLERANCE = 1e-4
 # large, so that weights near 1 do not round the step away; a power of two, so that it rounds nothing itself
@@ -111,10 +112,12 @@ def gradient(model: Any, loss: str, batch: Mapping[str, npt.NDArray[Any]]) -> np
     return np.concatenate([np.asarray(part, np.float32).reshape(-1) for part in parts])
 
 
-def step_plan(rate: float = 0.0, momentum: float = 0.0, proximal: float = 0.0, clip: float = 0.0) -> dict[str, Any]:
-    """The scalars of the train signature, each of shape [1]."""
-    scalars = {"learning_rate": rate, "momentum": momentum, "proximal": proximal, "clip_norm": clip}
-    return {name: np.array([value], np.float32) for name, value in scalars.items()}
+def step_plan(
+    rate: float = 0.0, momentum: float = 0.0, proximal: float = 0.0, clip: float = 0.0, **others: float
+) -> dict[str, Any]:
+    """The scalars of the train signature, each of shape [1]; those not named are 0."""
+    named = {"learning_rate": rate, "momentum": momentum, "proximal": proximal, "clip_norm": clip, **others}
+    return {name: np.array([named.get(name, 0.0)], np.float32) for name in SCALARS}
 
 
 def _reference(loss: str, y: Any, output: Any, final: str) -> Any:

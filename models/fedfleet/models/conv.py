@@ -17,6 +17,7 @@ from fedfleet.models.gradient import custom_gradient
 
 Tensor = Any
 ROW_DEPTH = 24
+NARROW = 8  # how many times fewer rows make it worth turning a matrix round
 
 
 class Axis(NamedTuple):
@@ -51,8 +52,16 @@ def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool =
     """The matrix product of a [M,K] and b [K,N] (or their transposes), in the one form that stays on the fast path."""
     if not transpose_b:
         return tf.matmul(a, b, transpose_a=transpose_a)
-    # at rank 2 the converter turns a transposed b into FULLY_CONNECTED, whose run-time weights XNNPACK does not take
-    return tf.matmul(a[None], b[None], transpose_a=transpose_a, transpose_b=True)[0]
+    if not transpose_a and NARROW * a.shape[0] <= b.shape[0]:
+        # the large matrix stays as it lies, and the small one and the result are turned round
+        return tf.transpose(_matrices(b, tf.transpose(a)))
+    return _matrices(a, b, transpose_a=transpose_a, transpose_b=True)
+
+
+def _matrices(a: Tensor, b: Tensor, **turned: bool) -> Tensor:
+    """The product as one of rank 3: at rank 2 a transposed b becomes FULLY_CONNECTED, slow with run-time weights."""
+    y = tf.matmul(*(tf.reshape(t, [1, *t.shape]) for t in (a, b)), **turned)
+    return tf.reshape(y, y.shape[1:])
 
 
 def conv2d(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
@@ -138,12 +147,8 @@ def _row_sum(wide: Tensor, kernel: Tensor, rows: Axis, backwards: bool = False) 
 
 
 def _row_weights(wide: Tensor, g: Tensor, rows: Axis) -> Tensor:
-    """The kernel's gradient [h,w*I,O] from wide [B,H,W',w*I]: here g is shifted, being narrower than the windows."""
-    lines = [
-        tf.pad(g, [[0, 0], [start, wide.shape[1] - rows.out - start], [0, 0], [0, 0]]) for start in _taps(rows, False)
-    ]
-    each = product(_matrix(wide), _matrix(_join(lines)), transpose_a=True)
-    return tf.transpose(tf.reshape(each, [wide.shape[3], rows.kernel, g.shape[3]]), [1, 0, 2])
+    """The kernel's gradient [h*w*I,O] from wide [B,H,W',w*I] and g, one product for each of the kernel's rows."""
+    return tf.concat([_weights(_shift(wide, 1, start, rows), g) for start in _taps(rows, False)], 0)
 
 
 def pad(x: Tensor, rows: Axis, cols: Axis, value: float = 0.0) -> Tensor:

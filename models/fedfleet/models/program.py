@@ -1,10 +1,12 @@
-"""The device program: five signatures over one flat weight vector, as the bytes of a .tflite file.
+"""The device program: six signatures over one flat weight vector, as the bytes of a .tflite file.
 
-set(weights) -> ok                                      the weights, also the proximal anchor; momentum becomes zero
-get() -> weights                                        bit for bit what was set or trained
-train(x, y, weight, learning_rate, momentum, proximal, clip_norm) -> loss        one step of SGD
-evaluate(x, y, weight) -> loss, metric, count           sums over the batch
-infer(x) -> output                                      one example
+set(weights) -> ok                      the weights, also the proximal anchor; all other state starts anew
+correct(correction) -> ok               a term added to every gradient until the next `set`, as in SCAFFOLD
+get() -> weights                        bit for bit what was set or trained
+train(x, y, weight, learning_rate, momentum, nesterov, second_moment, weight_decay, proximal, clip_norm) -> loss
+                                        one step by the rule of optimiser.py; the loss is the one before it
+evaluate(x, y, weight) -> loss, metric, count        sums over the batch
+infer(x) -> output                      one example
 
 Every scalar has shape [1]: rank-0 inputs crash LiteRT on emulated aarch64. Rows with weight 0 are padding.
 The file holds no weights: before the first `set` all other signatures give an error or nonsense.
@@ -23,12 +25,14 @@ from tensorflow.lite.python.convert import ConverterError
 from fedfleet.models.compiled import Entry
 from fedfleet.models.losses import Loss
 from fedfleet.models.ops import replay
+from fedfleet.models.optimiser import State, join
 from fedfleet.models.slim import without_initial_values
 from fedfleet.models.trace import Trace
 from fedfleet.wire.errors import ModelError
+from fedfleet.wire.messages import SCALARS
 
 Tensor = Any
-SIGNATURES = ("set", "get", "train", "evaluate", "infer")
+SIGNATURES = ("set", "correct", "get", "train", "evaluate", "infer")
 
 
 @dataclass(frozen=True)
@@ -50,48 +54,35 @@ class Program(tf.Module):  # type: ignore[misc]
     def __init__(self, source: Source) -> None:
         super().__init__()
         self.source = source
-        count = sum(entry.size for entry in source.layout)
-        self.weights, self.anchor, self.momentum = (tf.Variable(tf.zeros([count])) for _ in range(3))
+        self.state = State(source.layout)
 
     def set(self, weights: Tensor) -> dict[str, Tensor]:
         """Starts a round from `weights`."""
-        self.weights.assign(weights)
-        self.anchor.assign(weights)
-        # zeros computed from the argument: as a constant they would make the file as large as the weights
-        self.momentum.assign(tf.minimum(tf.abs(weights), 0.0))
+        self.state.set(weights)
+        return {"ok": tf.ones([1])}
+
+    def correct(self, correction: Tensor) -> dict[str, Tensor]:
+        """Adds `correction` to every gradient of the round."""
+        self.state.correct(correction)
         return {"ok": tf.ones([1])}
 
     def get(self) -> dict[str, Tensor]:
         """The weights as they are."""
-        return {"weights": self.weights.read_value()}
+        return {"weights": join(self.state.read())}
 
-    def train(
-        self,
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor,
-        learning_rate: Tensor,
-        momentum: Tensor,
-        proximal: Tensor,
-        clip_norm: Tensor,
-    ) -> dict[str, Tensor]:
+    def train(self, x: Tensor, y: Tensor, weight: Tensor, **plan: Tensor) -> dict[str, Tensor]:
         """One step; the loss is the one before it."""
-        weights = self.weights.read_value()
-        parts = split(weights, self.source.layout)
+        parts = self.state.read()
         with tf.GradientTape() as tape:
             tape.watch(parts)
             each = self.source.loss.each(self._outcome(x, parts), y)
             loss = tf.reduce_sum(each * weight, keepdims=True) / tf.maximum(tf.reduce_sum(weight, keepdims=True), 1.0)
-        gradient = join(tape.gradient(loss, parts, unconnected_gradients="zero"))
-        gradient += proximal * (weights - self.anchor.read_value())
-        step = momentum * self.momentum.read_value() + gradient * clip(gradient, clip_norm)
-        self.momentum.assign(step)
-        self.weights.assign(weights - learning_rate * step)
+        self.state.step(tape.gradient(loss, parts, unconnected_gradients="zero"), plan)
         return {"loss": loss}
 
     def evaluate(self, x: Tensor, y: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Sums over the batch, each example counted by its weight."""
-        output = self._outcome(x, split(self.weights.read_value(), self.source.layout))
+        output = self._outcome(x, self.state.read())
         loss, metric = self.source.loss.each(output, y), self.source.loss.score(output, y)
         sums = {"loss": loss * weight, "metric": metric * weight, "count": weight}
         return {name: tf.reduce_sum(value, keepdims=True) for name, value in sums.items()}
@@ -99,8 +90,7 @@ class Program(tf.Module):  # type: ignore[misc]
     def infer(self, x: Tensor) -> dict[str, Tensor]:
         """The model's own output for one example."""
         trace = self.source.single
-        parts = split(self.weights.read_value(), self.source.layout)
-        return {"output": replay(trace, x, parts)[trace.output]}
+        return {"output": replay(trace, x, self.state.read())[trace.output]}
 
     def _outcome(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """What the loss looks at: the output, or its logits."""
@@ -114,29 +104,10 @@ def counted(trace: Trace, loss: Loss) -> str:
     return last.inputs[0] if last is not None and last.op == loss.final else trace.output
 
 
-def split(weights: Tensor, layout: Sequence[Entry]) -> list[Tensor]:
-    """The tensors inside the flat weights."""
-    return [tf.reshape(weights[e.offset : e.offset + e.size], e.shape) for e in layout]
-
-
-def join(tensors: Sequence[Tensor]) -> Tensor:
-    """One flat vector of all tensors."""
-    flat = [tf.reshape(t, [-1]) for t in tensors]
-    return tf.concat(flat, 0) if len(flat) > 1 else flat[0]
-
-
-def clip(gradient: Tensor, clip_norm: Tensor) -> Tensor:
-    """The factor [1] that brings the gradient's norm down to `clip_norm`; 1 where that is 0."""
-    norm = tf.sqrt(tf.reduce_sum(gradient * gradient, keepdims=True))
-    bounded = tf.minimum(1.0, clip_norm / tf.maximum(norm, 1e-30))
-    on = tf.sign(tf.maximum(clip_norm, 0.0))
-    return 1.0 - on + on * bounded
-
-
 def emit(source: Source) -> bytes:
     """The program's file; ModelError if the converter refuses it."""
     program = Program(source)
-    signatures = {name: function.get_concrete_function(*specs) for name, function, specs in _functions(program)}
+    signatures = {name: function.get_concrete_function(**specs) for name, function, specs in _functions(program)}
     with tempfile.TemporaryDirectory() as folder:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(program, folder, signatures=signatures, options=options)
@@ -157,22 +128,22 @@ def convert(converter: Any) -> bytes:
         ) from error
 
 
-def _functions(program: Program) -> list[tuple[str, Any, list[Any]]]:
+def _functions(program: Program) -> list[tuple[str, Any, dict[str, Any]]]:
     """Name, tf.function and argument specs of every signature."""
     source = program.source
 
-    def spec(name: str, *shape: int, dtype: Any = tf.float32) -> Any:
-        return tf.TensorSpec(shape, dtype, name)
+    def specs(**shapes: tuple[int, ...]) -> dict[str, Any]:
+        return {name: tf.TensorSpec(shape, tf.float32, name) for name, shape in shapes.items()}
 
-    rows = source.size
-    target = spec("y", rows, *source.loss.target(source.output_shape), dtype=source.loss.dtype)
-    examples = [spec("x", rows, *source.input_shape), target, spec("weight", rows)]
-    plan = [spec(name, 1) for name in ("learning_rate", "momentum", "proximal", "clip_norm")]
+    rows, count = source.size, sum(entry.size for entry in source.layout)
+    target = tf.TensorSpec([rows, *source.loss.target(source.output_shape)], source.loss.dtype, "y")
+    examples = {**specs(x=(rows, *source.input_shape)), "y": target, **specs(weight=(rows,))}
     arguments = {
-        "set": [spec("weights", program.weights.shape[0])],
-        "get": [],
-        "train": [*examples, *plan],
+        "set": specs(weights=(count,)),
+        "correct": specs(correction=(count,)),
+        "get": {},
+        "train": {**examples, **specs(**dict.fromkeys(SCALARS, (1,)))},
         "evaluate": examples,
-        "infer": [spec("x", 1, *source.input_shape)],
+        "infer": specs(x=(1, *source.input_shape)),
     }
     return [(name, tf.function(getattr(program, name), autograph=False), arguments[name]) for name in SIGNATURES]
