@@ -86,10 +86,10 @@ def test_memory_of_the_parent_is_not_the_childs(tmp_path: Path) -> None:
 
 def test_the_sum_of_a_family_is_taken_at_one_time(tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', {!r}])"
-    large = "x = bytearray(b'1' * (80 * 2**20)); import signal; signal.pause()"
+    large = "x = b'1' * (80 * 2**20); import signal; signal.pause()"
     with watch.started([sys.executable, "-c", code.format(large)], tmp_path / "log") as process:
         with flower.sampled(process.pid) as found:
-            assert until(lambda: found["clientapp"] > 80)
+            assert until(lambda: found["now"] > 85)  # the child's alone, and it stays
         assert found["clientapp"] < found["peak"] < found["clientapp"] + 40
         assert found["now"] <= found["peak"]
 
