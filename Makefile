@@ -14,10 +14,10 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 	--no-header --python-version 3.11
 TFF_TESTS := tests/wire tests/models tests/cloud
 
-.PHONY: help demo test test-main test-tff check format lock clean
+.PHONY: help demo test test-main test-tff check bench-step bench-footprint format lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
 
 demo: ## Eight devices learn handwriting over MQTT, from nothing, in about a minute after installation
 	@echo "fedfleet demo: real digits, 8 devices, FedAvg over MQTT; the first time installs into $(VENV)"
@@ -41,8 +41,14 @@ run-tff: $(TFF)/dev.stamp
 check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy edge cloud models firmware_sim
+	$(BIN)/mypy edge cloud models firmware_sim benchmarks
 	$(BIN)/python -m pytest -q tests/house
+
+bench-step: $(VENV)/sim.stamp ## A training step beside TensorFlow's own, for every model of the zoo
+	@$(BIN)/python benchmarks/step_time.py $(ARGS)
+
+bench-footprint: $(VENV)/sim.stamp ## Memory and disk of a device, beside TensorFlow and Flower (downloads 1.7 GB, minutes)
+	@$(BIN)/python benchmarks/footprint.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

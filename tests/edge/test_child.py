@@ -217,3 +217,14 @@ def test_the_agent_itself_loads_neither_numpy_nor_a_runtime() -> None:
     loaded = set(found.stdout.split())
     assert {"fedfleet", "paho"} <= loaded
     assert not loaded & {"numpy", "ai_edge_litert", "tflite_runtime", "tensorflow", "keras", "jax", "sklearn"}
+
+
+def test_the_child_loads_no_more_than_it_needs(stored: Path) -> None:
+    """Each of these takes 0.5 to 1.5 MiB of the memory of a board, and none is needed for drawing batches."""
+    code = (
+        "import sys, fedfleet.edge.worker; from fedfleet.edge.data import Store;"
+        f"list(Store.open({str(stored)!r}).batches(8, 1));"
+        "print(sorted({'zipfile', 'numpy.ma', 'subprocess'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

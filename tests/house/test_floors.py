@@ -26,9 +26,9 @@ HOLDS_TENSORFLOW = {
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.gradient", "fedfleet.models.logic", "fedfleet.models.lookup",
     "fedfleet.models.losses", "fedfleet.models.noise", "fedfleet.models.norms", "fedfleet.models.ops",
     "fedfleet.models.optimiser", "fedfleet.models.pointwise",
-    "fedfleet.models.pool", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
-    "fedfleet.models.shared", "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace",
-    "fedfleet.models.unroll", "fedfleet.models.windows", "fedfleet.models.zoo",
+    "fedfleet.models.pool", "fedfleet.models.profile", "fedfleet.models.program", "fedfleet.models.reductions",
+    "fedfleet.models.shapes", "fedfleet.models.shared", "fedfleet.models.slim", "fedfleet.models.source",
+    "fedfleet.models.trace", "fedfleet.models.unroll", "fedfleet.models.windows", "fedfleet.models.zoo",
     "fedfleet.sim.events", "fedfleet.sim.program",
 }  # fmt: skip
 COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite"}  # one of its passes needs only the others

@@ -25,7 +25,7 @@ def pair(stack: Any) -> tuple[Any, Compiled]:
 
 def test_the_report_says_what_was_found(pair: tuple[Any, Compiled]) -> None:
     report = audit.audit(*pair)
-    assert report.parameters == 43
+    assert (report.shared, report.local, report.frozen) == (43, 0, 0)
     assert report.program_bytes == len(pair[1].program)
     assert 0 <= report.difference < 1e-5
     assert 0 < report.step_ms < 1000

@@ -12,9 +12,9 @@ from rich.console import Console
 from fedfleet.wire.errors import SettingsError
 
 
-def announce(text: str) -> None:
-    """Print a verb's first line at once, before anything heavy is loaded."""
-    Console().print(text, highlight=False, soft_wrap=True)
+def announce(text: str, *, aside: bool = False) -> None:
+    """Print a verb's first line at once, before anything heavy is loaded; `aside` keeps standard output for data."""
+    Console(stderr=aside).print(text, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -1,18 +1,18 @@
 """Training in a child process, so that a bad program can end the child but never the agent.
 
-The pipe carries frames with their length before them: one request down, one answer up; a `stop` in between.
+The pipe carries one request down and one answer up; a `stop` in between.
 """
 
 from __future__ import annotations
 
 import select
-import struct
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from fedfleet.edge.pipe import receive, send
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire import frames
 from fedfleet.wire.chunks import Assembly, join, open_part
@@ -20,31 +20,8 @@ from fedfleet.wire.errors import FrameError, ProgramError, StoreError
 from fedfleet.wire.messages import Task, Update
 from fedfleet.wire.record import plain
 
-LENGTH = struct.Struct("<I")
 POLL = 0.05
 PATIENCE = 10.0
-
-
-def send(pipe: IO[bytes], frame: bytes) -> None:
-    """Write one frame with its length before it."""
-    pipe.write(LENGTH.pack(len(frame)) + frame)
-    pipe.flush()
-
-
-def receive(pipe: IO[bytes]) -> bytes | None:
-    """Return the next frame, None at the end of the pipe; takes short reads, so that a pipe may be unbuffered."""
-    prefix = _exactly(pipe, LENGTH.size)
-    return _exactly(pipe, LENGTH.unpack(prefix)[0]) if prefix else None
-
-
-def _exactly(pipe: IO[bytes], size: int) -> bytes | None:
-    data = b""
-    while len(data) < size:
-        more = pipe.read(size - len(data))
-        if not more:
-            return None
-        data += more
-    return data
 
 
 class ChildTrainer:

@@ -59,7 +59,7 @@ def _gather(parts: Sequence[Examples], starts: npt.NDArray[np.int64], index: npt
     x = np.zeros((size, *parts[0].x.shape[1:]), np.float32)
     y: Labels = np.zeros((size, *parts[0].y.shape[1:]), parts[0].y.dtype)
     owner = np.searchsorted(starts, index, side="right") - 1
-    for part in np.unique(owner):
+    for part in sorted(set(owner.tolist())):  # np.unique would load numpy.ma, 1.5 MiB of a small board's memory
         at = np.flatnonzero(owner == part)
         x[at] = parts[part].x[index[at] - starts[part]]
         y[at] = parts[part].y[index[at] - starts[part]]

@@ -7,8 +7,8 @@ import select
 from pathlib import Path
 from typing import IO, Any
 
-from fedfleet.edge.child import receive, send
 from fedfleet.edge.local import LocalTrainer
+from fedfleet.edge.pipe import receive, send
 from fedfleet.wire import frames
 from fedfleet.wire.chunks import split
 from fedfleet.wire.errors import FedfleetError, FrameError

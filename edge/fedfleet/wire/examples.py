@@ -10,17 +10,18 @@ import csv
 import hashlib
 import math
 import re
-import zipfile
-import zlib
 from array import array
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fedfleet.wire.errors import DataError
+
+if TYPE_CHECKING:
+    from zipfile import ZipFile
 
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
@@ -133,6 +134,10 @@ def read(spec: str) -> Examples:
 
 def _read_npz(path: Path) -> Examples:
     """Arrays x and y of an npz file: numbers become float32, integer y becomes labels, other y targets."""
+    # here and not at the top: a board that trains reads no archive, and this takes 1.5 MiB of it
+    import zipfile
+    import zlib
+
     try:
         with zipfile.ZipFile(path) as archive:
             x, y = (_read_npy(archive, path, name) for name in ("x", "y"))
@@ -142,7 +147,7 @@ def _read_npz(path: Path) -> Examples:
         return Examples(x.astype(np.float32), _labels(y, path))
 
 
-def _read_npy(archive: zipfile.ZipFile, path: Path, name: str) -> npt.NDArray[np.generic]:
+def _read_npy(archive: ZipFile, path: Path, name: str) -> npt.NDArray[np.generic]:
     """One plain numeric array of an archive, its size proven against its header before it is read."""
     names = archive.namelist()
     if f"{name}.npy" not in names:

@@ -1,0 +1,172 @@
+"""Flower on loopback, as its documents set it up: what one client takes while it waits and while it trains the CNN.
+
+A SuperLink and one SuperNode with their defaults (isolation `subprocess`, so each message gets a ClientApp process of
+its own), without TLS, telemetry and update check; FedAvg for three rounds, no evaluation. The client is the SuperNode
+with all processes below it; its memory is the sum of their resident sets, which counts pages that they share twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import device
+import watch
+
+PACKAGES = ("flwr==1.41.0", "tensorflow-cpu==2.21.0")
+SETTLE, PAUSE = 10.0, 0.1
+HERE = Path(__file__).parent
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "smallcnn"
+version = "1.0.0"
+license = "Apache-2.0"
+dependencies = []
+[tool.hatch.build.targets.wheel]
+packages = ["."]
+[tool.flwr.app]
+publisher = "bench"
+[tool.flwr.app.components]
+serverapp = "smallcnn.server:app"
+clientapp = "smallcnn.client:app"
+[tool.flwr.app.config]
+rounds = 3
+"""
+CLIENT = """
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from smallcnn.task import EXAMPLES, cnn, train
+app = ClientApp()
+@app.train()
+def work(message, context):
+    model = cnn()
+    model.set_weights(message.content["arrays"].to_numpy_ndarrays())
+    train(model)
+    content = {"arrays": ArrayRecord(model.get_weights()), "metrics": MetricRecord({"num-examples": EXAMPLES})}
+    return Message(content=RecordDict(content), reply_to=message)
+"""
+SERVER = """
+from flwr.app import ArrayRecord
+from flwr.serverapp import ServerApp
+from flwr.serverapp.strategy import FedAvg
+from smallcnn.task import cnn
+app = ServerApp()
+@app.main()
+def main(grid, context):
+    strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
+    arrays = ArrayRecord(cnn().get_weights())
+    strategy.start(grid=grid, initial_arrays=arrays, num_rounds=context.run_config["rounds"])
+"""
+
+
+def figures() -> dict[str, float]:
+    """Memory of a client that waits and of one that trains, and the disk of its environment, in MiB."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        device.install(folder / "venv", *PACKAGES)
+        disk = device.size_mib(folder / "venv")
+        return {"flower_disk": disk, **measured(folder, folder / "venv" / "bin")}
+
+
+def measured(folder: Path, tools: Path) -> dict[str, float]:
+    """The memory, with the Flower whose commands are in `tools`; everything else is kept in `folder`."""
+    link, node = free_port(), free_port()
+    app, home = _app(folder / "app"), folder / "home"
+    home.mkdir()
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+    )
+    environment = {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{tools}:/usr/bin:/bin",
+        "PYTHONPATH": "",
+    }
+    superlink = [str(tools / "flower-superlink"), "--insecure", "--disable-runtime-dependency-installation"]
+    supernode = [str(tools / "flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{link}"]
+    with (
+        watch.started([*superlink, "--port", str(link)], folder / "superlink.log", environment),
+        _open(link),
+        watch.started([*supernode, "--port", str(node)], folder / "supernode.log", environment) as client,
+        _open(node),
+    ):
+        with sampled(client.pid) as idle:
+            time.sleep(SETTLE)
+        with sampled(client.pid) as training:
+            _run(tools, app, environment)
+    return {"flower_idle": idle["now"], "flower_training": training["peak"], "flower_clientapp": training["clientapp"]}
+
+
+def _run(tools: Path, app: Path, environment: Mapping[str, str]) -> None:
+    """Run the federation to its end; raises RuntimeError with Flower's last words where it has none."""
+    command = [str(tools / "flwr"), "run", str(app), "bench", "--stream"]
+    ended = subprocess.run(command, env={**environment}, capture_output=True, text=True, timeout=300, check=False)
+    said = ended.stdout + ended.stderr
+    if ended.returncode != 0 or "ROUND 3/3" not in said.upper():
+        raise RuntimeError(f"Flower did not finish its three rounds: {said[-2000:]}")
+
+
+@contextmanager
+def sampled(pid: int) -> Iterator[dict[str, float]]:
+    """While the block lasts, look at a process and all below it: `now` and `peak` of their sum, the largest one."""
+    found = {"now": 0.0, "peak": 0.0, "clientapp": 0.0}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(PAUSE):
+            family = [pid, *watch.descendants(pid)]
+            found["now"] = sum(watch.resident_mib(each) for each in family)
+            found["peak"] = max(found["peak"], found["now"])
+            found["clientapp"] = max(found["clientapp"], *(watch.peak_mib(each) for each in family))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def _app(folder: Path) -> Path:
+    """The Flower app: the same model and the same training as TensorFlow alone has."""
+    (folder / "smallcnn").mkdir(parents=True)
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "smallcnn" / "__init__.py").write_text("")
+    (folder / "smallcnn" / "client.py").write_text(CLIENT)
+    (folder / "smallcnn" / "server.py").write_text(SERVER)
+    shutil.copy(HERE / "tensorflow_client.py", folder / "smallcnn" / "task.py")
+    return folder
+
+
+@contextmanager
+def _open(port: int) -> Iterator[None]:
+    """Begin once something listens there."""
+    watch.until(_connects(port), f"port {port} opens")
+    yield
+
+
+def _connects(port: int) -> Callable[[], bool]:
+    def connects() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    return connects
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
