@@ -26,10 +26,14 @@ HOLDS_TENSORFLOW = {
     "fedfleet.models.gradient", "fedfleet.models.losses", "fedfleet.models.norms", "fedfleet.models.ops", "fedfleet.models.pointwise",
     "fedfleet.models.pool", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
     "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace", "fedfleet.models.windows",
-    "fedfleet.models.zoo",
+    "fedfleet.models.zoo.activity", "fedfleet.models.zoo.digits", "fedfleet.models.zoo.keywords",
+    "fedfleet.models.zoo.mnist", "fedfleet.models.zoo.photos", "fedfleet.models.zoo.readings",
+    "fedfleet.models.zoo.seeded", "fedfleet.models.zoo.tabular", "fedfleet.models.zoo.turbofan",
+    "fedfleet.models.zoo.vibration",
     "fedfleet.sim.events", "fedfleet.sim.program",
 }  # fmt: skip
-COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite"}  # one of its passes needs only the others
+# what needs TensorFlow by way of those
+COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite", "fedfleet.models.zoo"}
 MAY_FALL_BACK = {"fedfleet.models.runtime"}  # TensorFlow's own interpreter, where no LiteRT runtime is installed
 STANDARD = set(sys.stdlib_module_names)
 
