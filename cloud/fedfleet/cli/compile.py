@@ -32,6 +32,9 @@ def compile_model(
         ),
     ] = "sparse_categorical_crossentropy",
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
+    local: Annotated[
+        list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
+    ] = None,
 ) -> None:
     """Compile a Keras model into a device program that trains on LiteRT builtins alone."""
     console = Console()
@@ -42,7 +45,7 @@ def compile_model(
             from fedfleet.models import audit, compiler, source
 
         keras_model = source.build(model)
-        compiled = compiler.compile(keras_model, loss, batch=batch)
+        compiled = compiler.compile(keras_model, loss, batch=batch, local=local or ())
         found = audit.audit(keras_model, compiled)
     compiled.save(out)
     rows = {

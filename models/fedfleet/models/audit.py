@@ -13,9 +13,9 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
-from fedfleet.models.compiled import Compiled
+from fedfleet.models.compiled import Compiled, arranged
 from fedfleet.models.losses import LOSSES
-from fedfleet.models.program import SIGNATURES
+from fedfleet.models.program import LOCAL, SIGNATURES
 from fedfleet.models.runtime import interpreter
 from fedfleet.wire.errors import ModelError, ProgramError
 
@@ -130,7 +130,7 @@ def _signatures(compiled: Compiled) -> dict[str, Any]:
     """The program's signatures as functions; ModelError for a rank-0 input or one that is missing."""
     loaded = interpreter(compiled.program)
     listed = loaded.get_signature_list()
-    if sorted(listed) != sorted(SIGNATURES):
+    if sorted(set(listed) - {LOCAL}) != sorted(SIGNATURES):
         raise ModelError(f"the program has the signatures {sorted(listed)}; compile it again")
     run = {name: loaded.get_signature_runner(name) for name in SIGNATURES}
     for name, signature in run.items():
@@ -142,7 +142,7 @@ def _signatures(compiled: Compiled) -> dict[str, Any]:
 
 def _difference(model: Any, compiled: Compiled, run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]]) -> float:
     """The distance between the program's gradient and TensorFlow's, relative to the latter's norm."""
-    wanted = gradient(model, compiled.loss, batch).astype(np.float64)
+    wanted = arranged(gradient(model, compiled.loss, batch), compiled.layout).astype(np.float64)
     try:
         run["set"](weights=compiled.weights)
         run["train"](**batch, **step_plan(RATE))

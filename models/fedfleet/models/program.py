@@ -1,13 +1,16 @@
-"""The device program: five signatures over one flat weight vector, as the bytes of a .tflite file.
+"""The device program: its signatures over one flat weight vector, as the bytes of a .tflite file.
 
 set(weights) -> ok                                      the weights, also the proximal anchor; momentum becomes zero
 get() -> weights                                        bit for bit what was set or trained
 train(x, y, weight, learning_rate, momentum, proximal, clip_norm) -> loss        one step of SGD
 evaluate(x, y, weight) -> loss, metric, count           sums over the batch
 infer(x) -> output                                      one example
+local() -> weights                                      what local layers start from: the last of all weights
+
+The last one is there only where layers are local: their weights end the vector and no `set` from outside brings them.
 
 Every scalar has shape [1]: rank-0 inputs crash LiteRT on emulated aarch64. Rows with weight 0 are padding.
-The file holds no weights: before the first `set` all other signatures give an error or nonsense.
+The file holds no others: before the first `set` all other signatures give an error or nonsense.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
-from fedfleet.models.compiled import Entry
+from fedfleet.models.compiled import Entry, Weights
 from fedfleet.models.losses import Loss
 from fedfleet.models.ops import replay
 from fedfleet.models.slim import without_initial_values
@@ -29,11 +32,12 @@ from fedfleet.wire.errors import ModelError
 
 Tensor = Any
 SIGNATURES = ("set", "get", "train", "evaluate", "infer")
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
 class Source:
-    """All a program is made from: the forward pass for a batch and for one example, weights layout and loss."""
+    """All a program is made from: the forward pass for a batch and for one example, weights, their layout and loss."""
 
     batch: Trace
     single: Trace
@@ -42,6 +46,12 @@ class Source:
     size: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    weights: Weights
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """What the program offers."""
+        return SIGNATURES if all(entry.shared for entry in self.layout) else (*SIGNATURES, LOCAL)
 
 
 class Program(tf.Module):  # type: ignore[misc]
@@ -102,6 +112,11 @@ class Program(tf.Module):  # type: ignore[misc]
         parts = split(self.weights.read_value(), self.source.layout)
         return {"output": replay(trace, x, parts)[trace.output]}
 
+    def local(self) -> dict[str, Tensor]:
+        """What the local layers start from on every device."""
+        start = next(entry.offset for entry in self.source.layout if not entry.shared)
+        return {"weights": tf.constant(self.source.weights[start:])}
+
     def _outcome(self, x: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """What the loss looks at: the output, or its logits."""
         trace = self.source.batch
@@ -140,7 +155,7 @@ def emit(source: Source) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(program, folder, signatures=signatures, options=options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(SIGNATURES))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(source.signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
         return without_initial_values(convert(converter))
@@ -174,5 +189,6 @@ def _functions(program: Program) -> list[tuple[str, Any, list[Any]]]:
         "train": [*examples, *plan],
         "evaluate": examples,
         "infer": [spec("x", 1, *source.input_shape)],
+        LOCAL: [],
     }
-    return [(name, tf.function(getattr(program, name), autograph=False), arguments[name]) for name in SIGNATURES]
+    return [(name, tf.function(getattr(program, name), autograph=False), arguments[name]) for name in source.signatures]
