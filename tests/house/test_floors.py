@@ -23,7 +23,7 @@ BELOW = {
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.conv", "fedfleet.models.depthwise",
-    "fedfleet.models.gradient", "fedfleet.models.layout", "fedfleet.models.losses", "fedfleet.models.norms", "fedfleet.models.ops", "fedfleet.models.pointwise",
+    "fedfleet.models.fixed", "fedfleet.models.gradient", "fedfleet.models.int8", "fedfleet.models.layout", "fedfleet.models.losses", "fedfleet.models.norms", "fedfleet.models.ops", "fedfleet.models.pointwise",
     "fedfleet.models.pool", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
     "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace", "fedfleet.models.windows",
     "fedfleet.models.zoo.activity", "fedfleet.models.zoo.digits", "fedfleet.models.zoo.keywords",

@@ -35,6 +35,7 @@ def compile_model(
     local: Annotated[
         list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
     ] = None,
+    frozen: Annotated[str, typer.Option(help="How weights that do not train are kept: float32 or int8.")] = "float32",
 ) -> None:
     """Compile a Keras model into a device program that trains on LiteRT builtins alone."""
     console = Console()
@@ -45,7 +46,7 @@ def compile_model(
             from fedfleet.models import audit, compiler, source
 
         keras_model = source.build(model)
-        compiled = compiler.compile(keras_model, loss, batch=batch, local=local or ())
+        compiled = compiler.compile(keras_model, loss, batch=batch, local=local or (), frozen=frozen)
         found = audit.audit(keras_model, compiled)
     compiled.save(out)
     rows = {

@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfleet.models.compiled import Compiled, arranged
+from fedfleet.models.int8 import rounded
 from fedfleet.models.losses import LOSSES
 from fedfleet.models.program import LOCAL, SIGNATURES
 from fedfleet.models.runtime import interpreter
@@ -142,7 +143,8 @@ def _signatures(compiled: Compiled) -> dict[str, Any]:
 
 def _difference(model: Any, compiled: Compiled, run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]]) -> float:
     """The distance between the program's gradient and TensorFlow's, relative to the latter's norm."""
-    wanted = arranged(gradient(model, compiled.loss, batch), compiled.layout).astype(np.float64)
+    with rounded(model, compiled.frozen):
+        wanted = arranged(gradient(model, compiled.loss, batch), compiled.layout).astype(np.float64)
     try:
         run["set"](weights=compiled.weights)
         run["train"](**batch, **step_plan(RATE))

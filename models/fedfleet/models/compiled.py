@@ -40,7 +40,10 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A device program with the weights it starts from, the local ones too; shapes leave the batch out."""
+    """A device program with the weights it starts from, the local ones too; shapes leave the batch out.
+
+    `frozen` is the form in which the program holds what does not train: float32 or int8.
+    """
 
     program: bytes
     weights: Weights
@@ -49,6 +52,7 @@ class Compiled:
     batch: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    frozen: str = "float32"
 
     @property
     def digest(self) -> str:
@@ -90,6 +94,7 @@ class Compiled:
             "batch": self.batch,
             "input_shape": self.input_shape,
             "output_shape": self.output_shape,
+            "frozen": self.frozen,
             "layout": [asdict(entry) for entry in self.layout],
         }
 
@@ -108,6 +113,7 @@ def load(folder: str | Path) -> Compiled:
             batch=_natural(header["batch"], 2**20),
             input_shape=_shape(header["input_shape"]),
             output_shape=_shape(header["output_shape"]),
+            frozen=str(header.get("frozen", "float32")),
         )
         expected = str(header["digest"])
     except (KeyError, TypeError, ValueError) as error:

@@ -45,7 +45,14 @@ def without_initial_values(program: bytes) -> bytes:
     model.subgraphs = [model.subgraphs[i] for i in kept]
     used = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
     used.update(entry.buffer for entry in model.metadata or [])
-    model.buffers = [_constant(buffer.data if i in used else None) for i, buffer in enumerate(model.buffers)]
+    for i, buffer in enumerate(model.buffers):
+        buffer.data = buffer.data if i in used else None
+    return pack(model)
+
+
+def pack(model: Any) -> bytes:
+    """The file of a model taken apart; its constants are aligned anew."""
+    model.buffers = [_constant(buffer.data) for buffer in model.buffers]
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())

@@ -21,7 +21,7 @@ from fedfleet.wire.errors import ModelError
 
 ALIASES = frozenset({"Identity", "ReadVariableOp", "IdentityN"})
 CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
-RENAMED = {"reduction_indices": "axis"}  # raw_ops calls the argument otherwise than the graph
+RENAMED = {"reduction_indices": "axis", "dim": "axis"}  # raw_ops calls the argument otherwise than the graph
 INERT = frozenset({"NoOp", "Assert"})
 
 
