@@ -11,6 +11,8 @@ from parity import gradients, normal, same, train
 
 from fedfleet.models import audit, compiler, fixed
 from fedfleet.models.conv import axis, conv2d
+from fedfleet.models.ops import LOWER
+from fedfleet.models.trace import Node
 
 layers = tf.keras.layers
 CROSS = "sparse_categorical_crossentropy"
@@ -48,6 +50,14 @@ def test_a_depthwise_convolution(kernel: tuple[int, int], stride: int, padding: 
 def test_a_product() -> None:
     x, kernel = normal(1, 5, 4), normal(2, 4, 3)
     same(gradients(lambda x: fixed.product(x, kernel.numpy()), x), gradients(lambda x: tf.matmul(x, kernel), x))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_product_as_the_graph_has_it(flip: bool) -> None:
+    x, kernel = normal(1, 5, 4), normal(2, *((3, 4) if flip else (4, 3)))
+    node = Node("matmul", "MatMul", (), (), {"transpose_a": False, "transpose_b": flip})
+    mine = gradients(lambda x: LOWER["MatMul"](node, x, kernel.numpy()), x)
+    same(mine, gradients(lambda x: tf.matmul(x, kernel, transpose_b=flip), x))
 
 
 STACKS: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]]]] = {

@@ -76,6 +76,9 @@ def test_levels_and_scales_lie_once_in_the_file(both: tuple[Compiled, Compiled],
         assert (np.asarray(tensor.quantization.zeroPoint) == 0).all()
         largest = np.abs(own).max((0, 1, 3) if own.shape[-1] == 1 else tuple(range(own.ndim - 1)))
         np.testing.assert_allclose(tensor.quantization.scale, largest / 127, rtol=1e-5)
+    codes = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(both[1].program, 0)).operatorCodes
+    unpack = [code for code in codes if code.builtinCode == schema.BuiltinOperator.DEQUANTIZE]
+    assert [code.version for code in unpack] == [5]  # scales by channel: an older runtime must refuse, not misread
     # what is left as float32 in the file is small
     rest = [len(data) for _, data in tensors(both[1].program, schema.TensorType.FLOAT32) if data is not None]
     assert max(rest) < 4 * LEAST
