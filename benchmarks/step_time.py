@@ -72,14 +72,15 @@ def main() -> None:
         # here and not at the top: TensorFlow talks while it is loaded, and counts the cores
         import steps
 
+        from fedfleet.models.zoo import ZOO
+
         steps.one_thread()
-    known = steps.models()
-    names = wanted.models.split(",") if wanted.models else list(known)
-    if wrong := sorted(set(names) - set(known)):
-        parser.error(f"no model {', '.join(wrong)} in the zoo; known: {', '.join(known)}")
+    names = wanted.models.split(",") if wanted.models else list(ZOO)
+    if wrong := sorted(set(names) - set(ZOO)):
+        parser.error(f"no model {', '.join(wrong)} in the zoo; known: {', '.join(ZOO)}")
     print(f"one training step, batch {steps.BATCH}, core {core} alone, {wanted.laps} laps", flush=True)
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
-        found = [steps.timed(name, *known[name], wanted.laps) for name in names]
+        found = [steps.timed(name, ZOO[name], wanted.laps) for name in names]
     summary = figures(found)
     outcome.table(rows(found))
     met = summary["geomean"] <= GEOMEAN and summary["worst"] <= WORST

@@ -13,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from fedfleet.edge.runtime import Program
-from fedfleet.models import audit, compiler, zoo
+from fedfleet.models import audit, compiler
 from fedfleet.models.compiled import Compiled
+from fedfleet.models.zoo import Ready
 
 BATCH, RATE, MOMENTUM = 16, 0.01, 0.9
 BLOCK = 0.15  # seconds
@@ -38,19 +39,6 @@ class Timed(NamedTuple):
     def ratios(self) -> list[float]:
         """The device's time by TensorFlow's, lap by lap."""
         return [mine / theirs for mine, theirs in zip(self.device, self.tensorflow, strict=True)]
-
-
-def models() -> Mapping[str, tuple[Callable[[], Any], str]]:
-    """Every model of the zoo by name: what builds it, and its loss."""
-    cross, square = "sparse_categorical_crossentropy", "mean_squared_error"
-    if (listed := getattr(zoo, "ZOO", None)) is not None:
-        return {name: (ready.build, ready.loss) for name, ready in listed.items()}
-    return {
-        "digits": (zoo.digits, cross),
-        "mnist": (zoo.mnist, cross),
-        "turbofan": (zoo.turbofan, square),
-        "tabular": (lambda: zoo.tabular(16, 4), cross),
-    }
 
 
 def tensorflow_step(model: Any, loss: str, batch: Mapping[str, Any]) -> Step:
@@ -80,9 +68,9 @@ def device_step(compiled: Compiled, batch: Mapping[str, Any]) -> Step:
     return lambda: program.train(**batch, **plan)
 
 
-def timed(name: str, build: Callable[[], Any], loss: str, laps: int) -> Timed:
+def timed(name: str, ready: Ready, laps: int) -> Timed:
     """One model, both ways."""
-    model = build()
+    model, loss = ready.build(), ready.loss
     compiled = compiler.compile(model, loss, batch=BATCH)
     batch = audit.examples(compiled) | {"weight": np.ones(BATCH, np.float32)}
     steps = tensorflow_step(model, loss, batch), device_step(compiled, batch)

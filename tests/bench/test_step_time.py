@@ -13,9 +13,10 @@ import pytest
 import step_time
 import tensorflow as tf
 from processes import ROOT, environment
-from steps import BATCH, Timed, device_step, models, tensorflow_step
+from steps import BATCH, Timed, device_step, tensorflow_step
 
 from fedfleet.models import audit, compiler
+from fedfleet.models.zoo import ZOO
 
 SCRIPT = ROOT / "benchmarks" / "step_time.py"
 
@@ -27,8 +28,7 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("name", ["tabular", "turbofan"])
 def test_both_sides_take_the_same_steps(name: str) -> None:
-    build, loss = models()[name]
-    model = build()
+    model, loss = ZOO[name].build(), ZOO[name].loss
     compiled = compiler.compile(model, loss, batch=BATCH)
     batch = audit.examples(compiled) | {"weight": np.ones(BATCH, np.float32)}
     theirs, mine = tensorflow_step(model, loss, batch), device_step(compiled, batch)

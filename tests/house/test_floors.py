@@ -23,15 +23,21 @@ BELOW = {
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
-    "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.gradient", "fedfleet.models.logic", "fedfleet.models.lookup",
+    "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.fixed", "fedfleet.models.gradient",
+    "fedfleet.models.int8", "fedfleet.models.layout", "fedfleet.models.logic", "fedfleet.models.lookup",
     "fedfleet.models.losses", "fedfleet.models.noise", "fedfleet.models.norms", "fedfleet.models.ops",
-    "fedfleet.models.optimiser", "fedfleet.models.pointwise",
-    "fedfleet.models.pool", "fedfleet.models.profile", "fedfleet.models.program", "fedfleet.models.reductions",
-    "fedfleet.models.shapes", "fedfleet.models.shared", "fedfleet.models.slim", "fedfleet.models.source",
-    "fedfleet.models.trace", "fedfleet.models.unroll", "fedfleet.models.windows", "fedfleet.models.zoo",
+    "fedfleet.models.optimiser", "fedfleet.models.pointwise", "fedfleet.models.pool", "fedfleet.models.profile",
+    "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes", "fedfleet.models.shared",
+    "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace", "fedfleet.models.unroll",
+    "fedfleet.models.windows",
+    "fedfleet.models.zoo.activity", "fedfleet.models.zoo.digits", "fedfleet.models.zoo.keywords",
+    "fedfleet.models.zoo.mnist", "fedfleet.models.zoo.photos", "fedfleet.models.zoo.readings",
+    "fedfleet.models.zoo.seeded", "fedfleet.models.zoo.tabular", "fedfleet.models.zoo.turbofan",
+    "fedfleet.models.zoo.vibration",
     "fedfleet.sim.events", "fedfleet.sim.program",
 }  # fmt: skip
-COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite"}  # one of its passes needs only the others
+# what needs TensorFlow by way of those
+COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite", "fedfleet.models.zoo"}
 MAY_FALL_BACK = {"fedfleet.models.runtime"}  # TensorFlow's own interpreter, where no LiteRT runtime is installed
 STANDARD = set(sys.stdlib_module_names)
 

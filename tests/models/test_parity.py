@@ -14,6 +14,7 @@ from fedfleet.models import audit, compiler, zoo
 
 layers = tf.keras.layers
 CROSS, SQUARE = "sparse_categorical_crossentropy", "mean_squared_error"
+SMOOTH = {"turbofan", "tabular", "vibration"}
 
 STACKS: dict[str, tuple[tuple[int, ...], Callable[[], list[Any]], str]] = {
     "dense": ((7,), lambda: [layers.Dense(3)], CROSS),
@@ -94,18 +95,16 @@ def test_fifty_steps_of_a_stack(name: str, stack: Any, run: Any) -> None:
     assert train(model, compiled, run(compiled), 50) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("build", "loss"),
-    [
-        (zoo.turbofan, SQUARE),
-        (lambda: zoo.tabular(6, 3), CROSS),
-        (lambda: zoo.tabular(6, None), SQUARE),
-    ],
-)
-def test_fifty_steps_of_the_zoo(build: Callable[[], Any], loss: str, run: Any) -> None:
-    model = build()
-    compiled = compiler.compile(model, loss)
-    assert train(model, compiled, run(compiled), 50) < 1e-4
+@pytest.mark.parametrize("name", zoo.ZOO)
+def test_every_model_of_the_zoo_steps_like_tensorflow(name: str, run: Any) -> None:
+    model = zoo.ZOO[name].build()
+    compiled = compiler.compile(model, zoo.ZOO[name].loss, batch=4)
+    assert audit.audit(model, compiled).difference < 1e-4
+    functions, x = run(compiled), audit.examples(compiled)["x"][:1]
+    np.testing.assert_allclose(functions["infer"](x=x)["output"], model(x).numpy(), rtol=1e-4, atol=1e-5)
+    # with pooling, two maxima that differ in the last bit may fall out differently, and steps then drift apart
+    if name in SMOOTH:
+        assert train(model, compiled, functions, 50) < 1e-4
 
 
 def test_fifty_steps_of_a_pooling_network_one_by_one(run: Any) -> None:
@@ -121,12 +120,6 @@ def test_fifty_steps_of_a_pooling_network_one_by_one(run: Any) -> None:
         apart.append(distance((weights - functions["get"]()["weights"].astype(np.float64)) / 1024, gradient))
         weights = weights - np.float32(0.05) * gradient
     assert sorted(apart)[-3] < 1e-4, sorted(apart)[-5:]
-
-
-def test_the_large_model_steps_like_tensorflow() -> None:
-    model = zoo.mnist()
-    compiled = compiler.compile(model, CROSS, batch=4)
-    assert audit.audit(model, compiled).difference < 1e-4
 
 
 def test_a_functional_model_with_a_branch(run: Any) -> None:

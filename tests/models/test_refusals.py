@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from fedfleet.models import compiler
+from fedfleet.models import compiler, layout
 from fedfleet.wire.errors import ModelError
 
 K = tf.keras
@@ -174,7 +174,7 @@ def test_a_batch_out_of_range(batch: int) -> None:
 
 
 def test_too_many_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "MAX_PARAMETERS", 5)
+    monkeypatch.setattr(layout, "MAX_PARAMETERS", 5)
     with pytest.raises(ModelError, match="has 6 parameters, more than 5"):
         compiler.compile(sequential(K.Input((2,)), layers.Dense(2)), CROSS)
 

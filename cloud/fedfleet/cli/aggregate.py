@@ -55,7 +55,7 @@ def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
     rule = strategy(settings.strategy)
-    federation = Federation(compiled.program, compiled.weights, rule, settings.plan, settings.rounds, settings.seed)
+    federation = Federation(compiled.program, compiled.shared, rule, settings.plan, settings.rounds, settings.seed)
     with ExitStack() as stack:
         journal = Journal(base / settings.state)
         stack.callback(journal.close)

@@ -42,6 +42,10 @@ def compile_model(
         ),
     ] = "sparse_categorical_crossentropy",
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
+    local: Annotated[
+        list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
+    ] = None,
+    frozen: Annotated[str, typer.Option(help="How weights that do not train are kept: float32 or int8.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON, and nothing else.")] = False,
 ) -> None:
     """Compile a Keras model into a device program that trains on LiteRT builtins alone, and say what it will cost."""
@@ -54,7 +58,7 @@ def compile_model(
         # what the user's own code prints must not get into the JSON
         with redirect_stdout(sys.stderr if as_json else sys.stdout):
             keras_model = source.build(model)
-        compiled = compiler.compile(keras_model, loss, batch=batch)
+        compiled = compiler.compile(keras_model, loss, batch=batch, local=local or (), frozen=frozen)
         found = audit.audit(keras_model, compiled)
         costs = profile.profile(compiled.program)
         peak = rehearsal.peak_mib(compiled)

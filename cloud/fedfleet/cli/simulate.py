@@ -42,6 +42,9 @@ def simulate(
         str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
     ] = "auto",
     model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    local: Annotated[
+        list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over a device's examples in a round.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="The devices' learning rate.")] = 0.02,
     momentum: Annotated[float, typer.Option(help="The devices' momentum.")] = 0.9,
@@ -68,6 +71,7 @@ def simulate(
             engine=engine,
             broker=broker,
             model=model,
+            local=tuple(local or ()),
             batch=batch,
             seed=seed,
             rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline),

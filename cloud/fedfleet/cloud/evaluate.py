@@ -22,6 +22,7 @@ METRICS = {"mean_squared_error": "rmse", "mean_absolute_error": "mae", "huber": 
 def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Callable[[Weights], dict[str, float]]:
     """Return what scores weights on `examples`: loss, and accuracy, rmse or mae (times `scale`, for natural units).
 
+    It takes all weights, or the shared ones alone: local layers then are what the program starts them from.
     Raises DataError where the examples do not fit the program.
     """
     fits(compiled, examples)
@@ -31,7 +32,7 @@ def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Cal
     batches = [_padded(examples, start, compiled.batch) for start in range(0, len(examples.x), compiled.batch)]
 
     def evaluate(weights: Weights) -> dict[str, float]:
-        load(weights=weights.astype(np.float32))
+        load(weights=compiled.with_weights(weights.astype(np.float32)).weights)
         loss = metric = 0.0
         for batch in batches:
             found = run(**batch)

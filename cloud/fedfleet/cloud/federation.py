@@ -35,7 +35,7 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class Federation:
-    """What is to be done: the program, the weights to begin with, the strategy and its plan, the rounds."""
+    """What is to be done: the program, the shared weights to begin with, the strategy and its plan, the rounds."""
 
     program: bytes
     weights: Weights

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fedfleet.edge.data import Batch, Store
+from fedfleet.edge.private import Private
 from fedfleet.edge.runtime import Program, read_blob
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire.codecs import Weights, codec
@@ -23,7 +24,7 @@ class LocalTrainer:
     """A trainer that runs the program right here; the child process is built around it."""
 
     def __init__(self, device: str, examples: Path) -> None:
-        """Train for `device` on the store in folder `examples`."""
+        """Train for `device` on the store in folder `examples`; local layers are kept beside it, in `local`."""
         self._device = device
         self._examples = examples
         self._program: Program | None = None
@@ -32,7 +33,11 @@ class LocalTrainer:
         """Train as `task` says on the store's examples as they are now."""
         if self._program is None or self._program.digest != task.program.digest:
             self._program = Program(program, task.program.digest)
-        start = read_weights(weights, task.weights.digest)
+        shared = read_weights(weights, task.weights.digest)
+        if shared.shape != (self._program.shared,):
+            raise ProgramError(f"weights have shape {shared.shape}, the program wants ({self._program.shared},)")
+        private = Private(self._examples.with_name("local"), self._program.digest, self._program.local)
+        start = np.concatenate([shared, private.before(task.round)])
         store = Store.open(self._examples)
         if len(store) == 0:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
@@ -44,11 +49,14 @@ class LocalTrainer:
         losses = fit(self._program, task.plan, batches, stop, seed)
         if losses is None:
             return None
-        delta = self._program.get() - start
+        trained = self._program.get()
+        delta = trained - start
         if not np.isfinite(delta).all():
             raise ProgramError(
                 f"training diverged in round {task.round}: weights are not finite; lower the learning rate"
             )
+        if self._program.local.size:
+            private.keep(task.round, trained[shared.size :])
         metrics = {
             "loss": losses.mean,
             "steps": float(losses.steps),
@@ -56,7 +64,12 @@ class LocalTrainer:
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         return Update(
-            task.round, self._device, len(store), task.plan.codec, codec(task.plan.codec).shrink(delta), metrics
+            task.round,
+            self._device,
+            len(store),
+            task.plan.codec,
+            codec(task.plan.codec).shrink(delta[: shared.size]),
+            metrics,
         )
 
     def close(self) -> None:

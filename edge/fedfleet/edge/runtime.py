@@ -78,13 +78,18 @@ class Program:
         return np.array(self._call("infer", x=x)["output"], np.float32)
 
     def _measure(self) -> None:
-        """Note how large a batch is, how many weights and classes there are, and whether a step takes a seed."""
+        """Note how large a batch is, how many weights and classes, what stays here, and whether a step takes a seed."""
         inputs = self._runners["train"].get_input_details()
         output = self._runners["infer"].get_output_details()["output"]["shape"]
         self.batch = int(inputs["x"]["shape"][0])
         self.classes = int(output[-1]) if np.issubdtype(inputs["y"]["dtype"], np.integer) else None
         self.seeded = "seed" in inputs
         self.parameters = int(self._runners["set"].get_input_details()["weights"]["shape"][0])
+        local = self._call("local")["weights"] if "local" in self._runners else ()
+        self.local: Weights = np.array(local, np.float32)
+        self.shared = self.parameters - self.local.size
+        if self.local.ndim != 1 or self.shared < 1:
+            raise ProgramError(f"program {self.digest[:12]} shares none of its {self.parameters} weights")
 
     def _runner(self, name: str) -> Any:
         return self._interpreter.get_signature_runner(name)

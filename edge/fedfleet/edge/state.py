@@ -5,6 +5,7 @@ state/
   blobs/<sha256>       the program and weights of the newest task
   spool/<round>.parts  the newest update, as the frames to send, until its receipt or a newer task
   examples/            the example store
+  local/               the weights of layers that never leave the device (see private.py)
   trainer.log          what the training process wrote last
 """
 

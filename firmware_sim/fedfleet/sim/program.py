@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +37,20 @@ def build(dataset: Dataset, kind: str, model: str, seed: int) -> Any:
     return zoo.tabular(x.shape[1], dataset.classes, targets=targets, spread=spread, seed=seed)
 
 
-def compiled(model: Any, dataset: Dataset, batch: int) -> Compiled:
+def compiled(model: Any, dataset: Dataset, batch: int, local: Sequence[str] = ()) -> Compiled:
     """Return the device program of `model`, for labels or for targets as the data has them. Raises ModelError."""
     loss = "mean_squared_error" if dataset.classes is None else "sparse_categorical_crossentropy"
-    return compiler.compile(model, loss, batch=batch)
+    return compiler.compile(model, loss, batch=batch, local=local)
 
 
 def export(model: Any, program: Compiled, weights: Weights, folder: Path) -> None:
     """Write the trained program to `folder`, and `infer.tflite` for devices that do not train."""
-    compiler.assign(model, program.layout, weights)
-    program.with_weights(weights).save(folder)
+    trained = program.with_weights(weights)
+    compiler.assign(model, program.layout, trained.weights)
+    trained.save(folder)
     files.write(folder / "infer.tflite", compiler.export_infer(model))
 
 
 def versions() -> dict[str, str]:
     """Return the versions that decide what a compiled program is."""
-    return {"tensorflow": tf.__version__, "keras": tf.keras.__version__}
+    return {"tensorflow": tf.__version__, "keras": version("keras")}

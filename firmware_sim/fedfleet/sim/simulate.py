@@ -45,7 +45,10 @@ TICK = 0.05
 
 @dataclass(frozen=True)
 class Simulation:
-    """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size."""
+    """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size.
+
+    The layers named in `local` train on each device for itself.
+    """
 
     data: str = "digits"
     devices: int = 8
@@ -54,6 +57,7 @@ class Simulation:
     engine: str = "mqtt"
     broker: str = "auto"
     model: str = ""
+    local: tuple[str, ...] = ()
     batch: int = 16
     seed: int = 0
     rounds: Rounds = field(default_factory=Rounds)
@@ -125,7 +129,7 @@ def _play(wanted: Simulation, stage: Stage) -> None:
             from fedfleet.sim import program as programs
 
             model = programs.build(stage.dataset, wanted.kind, wanted.model, wanted.seed)
-            compiled = programs.compiled(model, stage.dataset, wanted.batch)
+            compiled = programs.compiled(model, stage.dataset, wanted.batch, wanted.local)
             scorer = evaluator(compiled, stage.dataset.test, stage.dataset.target_scale)
         facts = _facts(wanted, stage, compiled, broker, programs.versions())
         stage.recorder.facts(facts)
@@ -185,7 +189,7 @@ def _federate(
 
     rounds = replace(wanted.rounds, devices=wanted.devices)
     plan = strategy(wanted.strategy)
-    federation = Federation(compiled.program, compiled.weights, plan, wanted.plan, rounds, wanted.seed)
+    federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed)
     journal = Journal(stage.folder / "cloud")
     try:
         aggregator = Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, time.monotonic, scorer, ended)

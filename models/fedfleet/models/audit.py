@@ -14,11 +14,12 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
-from fedfleet.models.compiled import Compiled, Weights
+from fedfleet.models.compiled import Compiled, Weights, arranged
 from fedfleet.models.dropout import mask
+from fedfleet.models.int8 import rounded
 from fedfleet.models.losses import LOSSES
 from fedfleet.models.noise import Drop, replaced
-from fedfleet.models.program import SIGNATURES
+from fedfleet.models.program import LOCAL, SIGNATURES
 from fedfleet.models.runtime import interpreter
 from fedfleet.models.unroll import everywhere
 from fedfleet.wire.errors import ModelError, ProgramError
@@ -186,7 +187,7 @@ def _signatures(compiled: Compiled) -> dict[str, Any]:
     """The program's signatures as functions; ModelError for a rank-0 input or one that is missing."""
     loaded = interpreter(compiled.program)
     listed = loaded.get_signature_list()
-    if sorted(listed) != sorted(SIGNATURES):
+    if sorted(set(listed) - {LOCAL}) != sorted(SIGNATURES):
         raise ModelError(f"the program has the signatures {sorted(listed)}; compile it again")
     run = {name: loaded.get_signature_runner(name) for name in SIGNATURES}
     for name, signature in run.items():
@@ -198,7 +199,8 @@ def _signatures(compiled: Compiled) -> dict[str, Any]:
 
 def _difference(model: Any, compiled: Compiled, run: Mapping[str, Any], batch: Mapping[str, npt.NDArray[Any]]) -> float:
     """The distance between the program's gradient and TensorFlow's, relative to the latter's norm."""
-    wanted = gradient(model, compiled.loss, batch).astype(np.float64)
+    with rounded(model, compiled.frozen):
+        wanted = arranged(gradient(model, compiled.loss, batch), compiled.layout).astype(np.float64)
     try:
         found = [_moved(compiled.weights, run, batch, plan) for plan in ({}, {"clip_norm": 1e9})]
     except (RuntimeError, ValueError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,18 +25,25 @@ Weights = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor inside the flat weights: `size` float32 from `offset`, in C order; `shared` ones travel."""
+    """One tensor inside the flat weights: `size` float32 from `offset`, in C order.
+
+    `shared` ones travel and come first, the others stay on each device; `place` is that among the Keras model's own.
+    """
 
     name: str
     shape: tuple[int, ...]
     offset: int
     size: int
     shared: bool = True
+    place: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Compiled:
-    """A device program with the weights it starts from; shapes leave the batch out."""
+    """A device program with the weights it starts from, the local ones too; shapes leave the batch out.
+
+    `frozen` is the form in which the program holds what does not train: float32 or int8.
+    """
 
     program: bytes
     weights: Weights
@@ -44,15 +52,27 @@ class Compiled:
     batch: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    frozen: str = "float32"
 
     @property
     def digest(self) -> str:
         """The program's name: its sha256 in hex."""
         return hashlib.sha256(self.program).hexdigest()
 
+    @property
+    def shared(self) -> Weights:
+        """The weights that travel: all but those of local layers."""
+        return self.weights[: sum(entry.size for entry in self.layout if entry.shared)]
+
     def with_weights(self, weights: Weights) -> Compiled:
-        """The same program with other weights to start from."""
-        return replace(self, weights=weights)
+        """The same program with other weights to start from: all of them, or only the shared ones; else StoreError."""
+        wanted = {self.weights.size, self.shared.size}
+        if weights.ndim != 1 or weights.size not in wanted:
+            sizes = " or ".join(map(str, sorted(wanted)))
+            raise StoreError(
+                f"weights of shape {list(weights.shape)} are not the {sizes} of the program; compile again"
+            )
+        return replace(self, weights=np.concatenate([weights, self.weights[weights.size :]]))
 
     def save(self, folder: str | Path) -> None:
         """Writes program.tflite, weights.bin (float32, little-endian) and program.json, the last one last."""
@@ -74,6 +94,7 @@ class Compiled:
             "batch": self.batch,
             "input_shape": self.input_shape,
             "output_shape": self.output_shape,
+            "frozen": self.frozen,
             "layout": [asdict(entry) for entry in self.layout],
         }
 
@@ -87,11 +108,12 @@ def load(folder: str | Path) -> Compiled:
         compiled = Compiled(
             program=_read(root / "program.tflite", MAX_PROGRAM),
             weights=_weights(root / "weights.bin", parameters),
-            layout=tuple(_entry(raw) for raw in header["layout"]),
+            layout=tuple(_entry(raw, place) for place, raw in enumerate(header["layout"])),
             loss=str(header["loss"]),
             batch=_natural(header["batch"], 2**20),
             input_shape=_shape(header["input_shape"]),
             output_shape=_shape(header["output_shape"]),
+            frozen=str(header.get("frozen", "float32")),
         )
         expected = str(header["digest"])
     except (KeyError, TypeError, ValueError) as error:
@@ -131,12 +153,22 @@ def _read(path: Path, limit: int) -> bytes:
         raise StoreError(f"{path}: cannot be read ({error.strerror}); compile the model into this folder") from error
 
 
-def _entry(raw: dict[str, Any]) -> Entry:
+def arranged(flat: Weights, layout: Sequence[Entry]) -> Weights:
+    """The flat vector of all weights in the Keras model's order, brought into the layout's."""
+    starts, end = dict[int, int](), 0
+    for entry in sorted(layout, key=lambda entry: entry.place):
+        starts[entry.place] = end
+        end += entry.size
+    return np.concatenate([flat[starts[e.place] : starts[e.place] + e.size] for e in layout])
+
+
+def _entry(raw: dict[str, Any], place: int) -> Entry:
     shape = _shape(raw["shape"])
     size, offset = _natural(raw["size"], MAX_PARAMETERS), _natural(raw["offset"], MAX_PARAMETERS)
     if int(np.prod(shape, dtype=np.int64)) != size:
         raise ValueError(f"size {size} of {raw['name']!r}")
-    return Entry(str(raw["name"]), shape, offset, size, bool(raw["shared"]))
+    place = _natural(raw.get("place", place), MAX_PARAMETERS)
+    return Entry(str(raw["name"]), shape, offset, size, bool(raw["shared"]), place)
 
 
 def _shape(raw: list[Any]) -> tuple[int, ...]:
@@ -152,10 +184,10 @@ def _natural(raw: Any, limit: int) -> int:
 
 
 def _gapless(layout: tuple[Entry, ...], parameters: int) -> bool:
-    """Whether the entries follow each other from 0 to `parameters`."""
-    end = 0
+    """Whether the entries follow each other from 0 to `parameters`, those that travel first."""
+    end, shared = 0, True
     for entry in layout:
-        if entry.offset != end:
+        if entry.offset != end or entry.shared > shared:
             return False
-        end += entry.size
+        end, shared = end + entry.size, entry.shared
     return end == parameters

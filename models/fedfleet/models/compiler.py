@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from fedfleet.models.compiled import MAX_PARAMETERS, Compiled, Entry, Weights
+from fedfleet.models.compiled import Compiled, Entry, Weights, arranged
+from fedfleet.models.int8 import packed, rounded
+from fedfleet.models.layout import layout
 from fedfleet.models.losses import LOSSES, Loss
 from fedfleet.models.noise import dropouts
 from fedfleet.models.ops import check
@@ -22,39 +25,58 @@ from fedfleet.wire.errors import ModelError
 MAX_BATCH = 4096
 
 
-def compile(model: Any, loss: str, *, batch: int = 16) -> Compiled:  # noqa: A001 - the word of the trade
-    """The device program of a Keras model, with the weights it has now; ModelError names what prevents one."""
+def compile(  # noqa: A001 - the word of the trade
+    model: Any, loss: str, *, batch: int = 16, local: Sequence[str] = (), frozen: str = "float32"
+) -> Compiled:
+    """The device program of a Keras model, with the weights it has now; ModelError names what prevents one.
+
+    The layers named in `local` train on each device for itself and never leave it. With `frozen` "int8", the large
+    kernels of layers that do not train are rounded to int8, and the program is smaller by three quarters of them.
+    """
     chosen = _loss(loss)
     if not 1 <= batch <= MAX_BATCH:
         raise ModelError(f"batch {batch} is out of range; use 1 to {MAX_BATCH}")
     inside, outside = _shapes(model)
-    layout = _layout(model)
+    places = layout(model, local)
     if (refusal := chosen.refusal(outside)) is not None:
         raise ModelError(f"loss {loss} {refusal}")
-    traces = [_forward(model, size) for size in (batch, 1)]
-    training = _forward(model, batch, dropping=True) if dropouts(model) else traces[0]
-    source = Source(traces[0], traces[1], layout, chosen, batch, inside, outside, training)
-    return Compiled(emit(source), flatten(model), layout, loss, batch, inside, outside)
+    with rounded(model, frozen):
+        traces = [_forward(model, size, places) for size in (batch, 1)]
+        training = _forward(model, batch, places, dropping=True) if dropouts(model) else traces[0]
+    weights = arranged(flatten(model), places)
+    source = Source(traces[0], traces[1], places, chosen, batch, inside, outside, training, weights)
+    program = packed(emit(source)) if frozen == "int8" else emit(source)
+    return Compiled(program, weights, places, loss, batch, inside, outside, frozen)
 
 
 def flatten(model: Any) -> Weights:
-    """The model's trainable weights as one vector, in `model.trainable_weights` order."""
+    """The model's trainable weights as one vector, in Keras's order; `arranged` brings it into a layout's."""
     return np.concatenate([np.asarray(w, np.float32).reshape(-1) for w in model.trainable_weights])
 
 
 def assign(model: Any, layout: Sequence[Entry], weights: Weights) -> None:
     """Writes a flat vector into the trainable weights of a model with this layout; nothing is written on error."""
-    shapes = [tuple(w.shape) for w in model.trainable_weights]
-    if [e.shape for e in layout] != shapes:
+    variables = model.trainable_weights
+    wanted = sorted((e.place, e.shape) for e in layout)
+    if wanted != [(place, tuple(variable.shape)) for place, variable in enumerate(variables)]:
         raise ModelError("the layout is not the model's: their trainable weights differ in number or shape")
     if weights.shape != (sum(e.size for e in layout),):
         raise ModelError(f"weights of shape {list(weights.shape)} do not fit a layout of {sum(e.size for e in layout)}")
-    for variable, e in zip(model.trainable_weights, layout):
-        variable.assign(weights[e.offset : e.offset + e.size].reshape(e.shape))
+    for e in layout:
+        variables[e.place].assign(weights[e.offset : e.offset + e.size].reshape(e.shape))
 
 
-def export_infer(model: Any) -> bytes:
-    """An ordinary inference .tflite of one example at a time, weights inside: what a device without training runs."""
+def export_infer(model: Any, frozen: str = "float32") -> bytes:
+    """An ordinary inference .tflite of one example at a time, weights inside: what a device without training runs.
+
+    `frozen` is as in `compile`: a head that was trained on rounded kernels wants them here too.
+    """
+    with rounded(model, frozen):
+        program = _inference(model)
+    return packed(program) if frozen == "int8" else program
+
+
+def _inference(model: Any) -> bytes:
     inside, _ = _shapes(model)
     spec = tf.TensorSpec([1, *inside], tf.float32, "x")
     forward = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
@@ -74,10 +96,12 @@ def _loss(name: str) -> Loss:
     return LOSSES[name]
 
 
-def _forward(model: Any, batch: int, dropping: bool = False) -> Trace:
+def _forward(model: Any, batch: int, places: Sequence[Entry], dropping: bool = False) -> Trace:
+    """The forward pass, its trainable weights numbered as they lie in the flat vector."""
     traced = trace(model, batch, dropping)
     check(traced)
-    return simplify(traced)
+    number = {entry.place: i for i, entry in enumerate(places)}
+    return simplify(replace(traced, trainable={name: number[i] for name, i in traced.trainable.items()}))
 
 
 def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -96,21 +120,3 @@ def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
             kinds = " or ".join(kind.name for kind in known)
             raise ModelError(f"{side} of {dtype.name}; a device program takes {kinds} only")
     return tuple(model.inputs[0].shape[1:]), tuple(model.outputs[0].shape[1:])
-
-
-def _layout(model: Any) -> tuple[Entry, ...]:
-    """Where each trainable weight lies in the flat vector."""
-    entries: list[Entry] = []
-    offset = 0
-    for weight in model.trainable_weights:
-        name = getattr(weight, "path", weight.name).removesuffix(":0")
-        if tf.as_dtype(weight.dtype) != tf.float32:
-            raise ModelError(f"weight {name} is {tf.as_dtype(weight.dtype).name}; build the model in float32")
-        size = int(np.prod(weight.shape, dtype=np.int64))
-        entries.append(Entry(name, tuple(weight.shape), offset, size))
-        offset += size
-    if not entries:
-        raise ModelError(f"model {model.name!r} has nothing to train; set trainable=True on a layer that has weights")
-    if offset > MAX_PARAMETERS:
-        raise ModelError(f"model {model.name!r} has {offset} parameters, more than {MAX_PARAMETERS}; make it smaller")
-    return tuple(entries)

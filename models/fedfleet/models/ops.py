@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from fedfleet.models import fixed
 from fedfleet.models.contract import CONTRACTIONS
 from fedfleet.models.conv import product
 from fedfleet.models.dropout import DROPOUT
@@ -71,6 +73,8 @@ def _matmul(node: Node, a: Tensor, b: Tensor) -> Tensor:
     flip_a, flip_b = node.attrs["transpose_a"], node.attrs["transpose_b"]
     if flip_a:
         a = tf.transpose(a)
+    if isinstance(b, np.ndarray):
+        return fixed.product(a, b.T if flip_b else b)
     if flip_b:
         b = tf.transpose(b)
 

@@ -1,4 +1,4 @@
-"""The device program: seven signatures over one flat weight vector, as the bytes of a .tflite file.
+"""The device program: its signatures over one flat weight vector, as the bytes of a .tflite file.
 
 set(weights) -> ok                      the weights, also the proximal anchor; all other state starts anew
 correct(correction) -> ok               a term that `adapt` adds to every gradient until the next `set`, as in SCAFFOLD
@@ -8,10 +8,13 @@ adapt(learning_rate, momentum, nesterov, second_moment, weight_decay, proximal, 
                                         one step by the whole rule of optimiser.py, after a `train` with both scalars 0
 evaluate(x, y, weight) -> loss, metric, count        sums over the batch
 infer(x) -> output                      one example
+local() -> weights                      what local layers start from: the last of all weights
+
+The last one is there only where layers are local: their weights end the vector and no `set` from outside brings them.
 A model with dropout takes a `seed` int32 [1] from 0 in `train` too.
 
 Every scalar has shape [1]: rank-0 inputs crash LiteRT on emulated aarch64. Rows with weight 0 are padding.
-The file holds no weights: before the first `set` all other signatures give an error or nonsense.
+The file holds no others: before the first `set` all other signatures give an error or nonsense.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
-from fedfleet.models.compiled import Entry
+from fedfleet.models.compiled import Entry, Weights
 from fedfleet.models.losses import Loss
 from fedfleet.models.ops import replay
 from fedfleet.models.optimiser import State, adapt, descend, join
@@ -35,11 +38,12 @@ from fedfleet.wire.messages import SCALARS, SGD
 
 Tensor = Any
 SIGNATURES = ("set", "correct", "get", "train", "adapt", "evaluate", "infer")
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
 class Source:
-    """All a program is made from: the forward pass for a batch and for one example, weights layout and loss."""
+    """All a program is made from: the forward pass for a batch and for one example, weights, their layout and loss."""
 
     batch: Trace
     single: Trace
@@ -49,11 +53,17 @@ class Source:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     training: Trace
+    weights: Weights
 
     @property
     def seeded(self) -> bool:
         """Whether a training step drops anything, and needs a seed for it."""
         return any(SEED in node.inputs for node in self.training.nodes)
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """What the program offers."""
+        return SIGNATURES if all(entry.shared for entry in self.layout) else (*SIGNATURES, LOCAL)
 
 
 class Program(tf.Module):  # type: ignore[misc]
@@ -108,6 +118,11 @@ class Program(tf.Module):  # type: ignore[misc]
         trace = self.source.single
         return {"output": replay(trace, x, self.state.read())[trace.output]}
 
+    def local(self) -> dict[str, Tensor]:
+        """What the local layers start from on every device."""
+        start = next(entry.offset for entry in self.source.layout if not entry.shared)
+        return {"weights": tf.constant(self.source.weights[start:])}
+
     def _outcome(self, trace: Trace, x: Tensor, parts: Sequence[Tensor], seed: Tensor = None) -> Tensor:
         """What the loss looks at: the output, or its logits."""
         return replay(trace, x, parts, seed)[counted(trace, self.source.loss)]
@@ -126,7 +141,7 @@ def emit(source: Source) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
         tf.saved_model.save(program, folder, signatures=signatures, options=options)
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(SIGNATURES))
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(source.signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
         return without_initial_values(convert(converter))
@@ -162,5 +177,6 @@ def _functions(program: Program) -> list[tuple[str, Any, dict[str, Any]]]:
         "adapt": specs(**dict.fromkeys(SCALARS, (1,))),
         "evaluate": examples,
         "infer": specs(x=(1, *source.input_shape)),
+        LOCAL: {},
     }
-    return [(name, tf.function(getattr(program, name), autograph=False), arguments[name]) for name in SIGNATURES]
+    return [(name, tf.function(getattr(program, name), autograph=False), arguments[name]) for name in source.signatures]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from fedfleet.models import fixed
 from fedfleet.models.conv import Axis, axis, conv2d, transposed
 from fedfleet.models.depthwise import depthwise
 from fedfleet.models.pool import max_pool, mean_pool
@@ -33,7 +34,10 @@ def _conv(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
     rows, cols = axes(node, x.shape, kernel.shape)
     groups = x.shape[3] // kernel.shape[2]
     if groups > 1:
-        return join([conv2d(a, b, rows, cols) for a, b in zip(_channels(x, groups), _channels(kernel, groups))], 3)
+        correlate = fixed.conv2d if isinstance(kernel, np.ndarray) else conv2d
+        return join([correlate(a, b, rows, cols) for a, b in zip(_channels(x, groups), _channels(kernel, groups))], 3)
+    if isinstance(kernel, np.ndarray):
+        return fixed.conv2d(x, kernel, rows, cols)
     unrolled = 4 * cols.out * max(x.shape[1], rows.out) * max(kernel.shape[2:]) * max(kernel.shape[:2])
     parts = tf.split(x, pieces(x.shape[0], unrolled))
     return join([conv2d(part, kernel, rows, cols) for part in parts], 0)
@@ -46,6 +50,8 @@ def pieces(batch: int, size: int) -> int:
 
 def _channels(x: Tensor, groups: int) -> list[Tensor]:
     """The last axis of x in equal groups."""
+    if isinstance(x, np.ndarray):
+        return np.split(x, groups, axis=-1)
     *lead, depth = (int(n) for n in x.shape)
     each = depth // groups
     return [cut(x, [*[0] * len(lead), i * each], [*lead, each]) for i in range(groups)]
@@ -57,6 +63,8 @@ def _depthwise(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
     rows, cols = axes(node, x.shape, kernel.shape)
     if rows.stride != cols.stride or max(rows.dilation, cols.dilation) > 1:
         raise ModelError("a depthwise convolution has one stride and no dilation of its own; use DepthwiseConv2D")
+    if isinstance(kernel, np.ndarray):
+        return fixed.depthwise(repeat(x, 3, multiplier), kernel.reshape(high, wide, depth * multiplier), rows, cols)
     return depthwise(repeat(x, 3, multiplier), tf.reshape(kernel, [high, wide, depth * multiplier]), rows, cols)
 
 

@@ -1,0 +1,69 @@
+"""The weights of local layers: they train on this device, stay on its disk, and no update holds them.
+
+local/<program digest>/<round>.weights  float32, little-endian, as that round left them, with their sha256 behind
+
+A round starts from the newest weights below its own number. So a device that lost its power between keeping them and
+sending its update trains that round again from where it began, and comes to the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from fedfleet.wire import files
+from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import StoreError
+
+SUFFIX = ".weights"
+SHA256 = 32
+
+
+class Private:
+    """One program's local weights in a folder."""
+
+    def __init__(self, folder: Path, digest: str, initial: Weights) -> None:
+        """`initial` is what the program brings, float32[L]; `folder` is made when there is something to keep."""
+        self._folder = folder / digest
+        self._initial = initial
+
+    def before(self, round_: int) -> Weights:
+        """Return what `round_` starts from: the newest of an earlier round, or what the program brings."""
+        for number in sorted(self._kept(), reverse=True):
+            found = self._read(number) if number < round_ else None
+            if found is not None:
+                return found
+        return self._initial
+
+    def keep(self, round_: int, weights: Weights) -> None:
+        """Write what `round_` left; of all others only the newest earlier one is kept. Raises StoreError."""
+        data = weights.astype("<f4").tobytes()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self._folder} cannot be made: {error.strerror}; make room for local weights") from None
+        files.write(self._path(round_), data + hashlib.sha256(data).digest())
+        # those of later rounds are of a fleet that has begun anew since
+        earlier = max((number for number in self._kept() if number < round_), default=round_)
+        for number in self._kept() - {round_, earlier}:
+            files.remove(self._path(number))
+
+    def _kept(self) -> set[int]:
+        names = [path.stem for path in self._folder.glob("*" + SUFFIX)]
+        return {int(name) for name in names if name.isdecimal()}
+
+    def _path(self, round_: int) -> Path:
+        return self._folder / f"{round_}{SUFFIX}"
+
+    def _read(self, round_: int) -> Weights | None:
+        """Return the weights of `round_`; None if they have rotted, so that an older state serves."""
+        try:
+            content = self._path(round_).read_bytes()
+        except OSError:
+            return None
+        data, digest = content[:-SHA256], content[-SHA256:]
+        if len(data) != 4 * self._initial.size or hashlib.sha256(data).digest() != digest:
+            return None
+        return np.frombuffer(data, "<f4").astype(np.float32)
