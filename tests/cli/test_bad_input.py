@@ -108,8 +108,6 @@ COMPILE = {
     "missing function": ("m.py:nothing", "define def nothing()"),
     "output that does not fit": ("m.py:wide", "needs one output per class"),
     "not a model": ("m.py:lost", "m.py"),
-    "no such layer": ("m.py:build --local head --local tail", "no layer 'head' that trains; the layers that train are"),
-    "no such form": ("m.py:build --frozen int4", "unknown form 'int4' of frozen weights; use float32 or int8"),
 }
 
 

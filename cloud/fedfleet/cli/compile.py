@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -16,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedfleet.cli.terminal import announce, needs
+from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.models.quiet import quiet
+from fedfleet.wire.errors import StoreError
 
 COSTLIEST = 5
 EXAMPLES = """
@@ -50,7 +52,8 @@ def compile_model(
 ) -> None:
     """Compile a Keras model into a device program that trains on LiteRT builtins alone, and say what it will cost."""
     announce(f"fedfleet compile: {model}, {loss}, batch {batch}", aside=as_json)
-    with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
+    _check(out)
+    with interruptible(), tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
         # Here and not at the top: TensorFlow takes seconds to load.
         with needs("models"):
             from fedfleet.models import audit, compiler, profile, rehearsal, source
@@ -76,6 +79,13 @@ def compile_model(
         print(json.dumps(facts, indent=1))
     else:
         Console().print(_table(facts))
+
+
+def _check(out: Path) -> None:
+    """Raise StoreError now, not after minutes of compiling, where `out` could not be written."""
+    nearest = next(path for path in (out, *out.absolute().parents) if os.access(path, os.F_OK))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise StoreError(f"{out}: cannot be written ({nearest} is in the way); choose another folder")
 
 
 def _table(facts: dict[str, Any]) -> Table:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
+from fedfleet.wire.messages import MAX_BLOB
 
 MAX_PARAMETERS = 64 * 2**20
-MAX_PROGRAM = 512 * 2**20
 MAX_HEADER = 8 * 2**20
 FORMAT = 1
 
@@ -106,7 +106,7 @@ def load(folder: str | Path) -> Compiled:
     try:
         parameters = _natural(header["parameters"], MAX_PARAMETERS)
         compiled = Compiled(
-            program=_read(root / "program.tflite", MAX_PROGRAM),
+            program=_read(root / "program.tflite", MAX_BLOB),
             weights=_weights(root / "weights.bin", parameters),
             layout=tuple(_entry(raw, place) for place, raw in enumerate(header["layout"])),
             loss=str(header["loss"]),

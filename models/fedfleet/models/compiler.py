@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from fedfleet.models import extras
 from fedfleet.models.compiled import Compiled, Entry, Weights, arranged
 from fedfleet.models.int8 import packed, rounded
 from fedfleet.models.layout import layout
@@ -21,6 +23,7 @@ from fedfleet.models.program import Source, convert, emit
 from fedfleet.models.rewrite import simplify
 from fedfleet.models.trace import Trace, trace
 from fedfleet.wire.errors import ModelError
+from fedfleet.wire.messages import MAX_BLOB
 
 MAX_BATCH = 4096
 
@@ -40,12 +43,16 @@ def compile(  # noqa: A001 - the word of the trade
     places = layout(model, local)
     if (refusal := chosen.refusal(outside)) is not None:
         raise ModelError(f"loss {loss} {refusal}")
+    _finite(model)
     with rounded(model, frozen):
         traces = [_forward(model, size, places) for size in (batch, 1)]
         training = _forward(model, batch, places, dropping=True) if dropouts(model) else traces[0]
+    extras.refuse(model)
+    _affordable(sum(values.nbytes for values in _constants(traces[0]).values()))
     weights = arranged(flatten(model), places)
     source = Source(traces[0], traces[1], places, chosen, batch, inside, outside, training, weights)
     program = packed(emit(source)) if frozen == "int8" else emit(source)
+    _affordable(len(program))
     return Compiled(program, weights, places, loss, batch, inside, outside, frozen)
 
 
@@ -104,15 +111,39 @@ def _forward(model: Any, batch: int, places: Sequence[Entry], dropping: bool = F
     return simplify(replace(traced, trainable={name: number[i] for name, i in traced.trainable.items()}))
 
 
+def _constants(trace: Trace) -> Mapping[str, npt.NDArray[Any]]:
+    """What the program will hold of constants."""
+    return {name: trace.constants[name] for node in trace.nodes for name in node.inputs if name in trace.constants}
+
+
+def _affordable(size: int) -> None:
+    if size > MAX_BLOB:
+        raise ModelError(f"the program would have {size} bytes, more than the {MAX_BLOB} that travel; make it smaller")
+
+
+def _finite(model: Any) -> None:
+    for weight in model.weights:
+        if tf.as_dtype(weight.dtype).is_floating and not np.isfinite(np.asarray(weight)).all():
+            name = getattr(weight, "path", weight.name).removesuffix(":0")
+            raise ModelError(f"weight {name} holds numbers that are not finite; train it again at a lower rate")
+
+
 def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Input and output shape without the batch."""
     if not isinstance(model, tf.keras.Model):
         raise ModelError(f"{type(model).__name__} is not a Keras model; pass a Sequential or functional keras.Model")
     if not getattr(model, "inputs", None):
-        raise ModelError(f"model {model.name!r} has no input shape; put keras.Input(shape) in front")
+        if isinstance(model, tf.keras.Sequential):
+            raise ModelError(f"model {model.name!r} has no input shape; put keras.Input(shape) in front")
+        raise ModelError(
+            f"model {model.name!r} is a subclass without a graph of layers; "
+            "wrap it: x = keras.Input(shape), keras.Model(x, model(x))"
+        )
     for side, tensors in (("input", model.inputs), ("output", model.outputs)):
         if len(tensors) != 1:
             raise ModelError(f"model {model.name!r} has {len(tensors)} {side}s; a device program takes exactly one")
+        if (kind := _uneven(tensors[0])) is not None:
+            raise ModelError(f"{side} is {kind}; a device program takes dense tensors only")
         if None in tuple(tensors[0].shape)[1:]:
             raise ModelError(f"{side} shape {list(tensors[0].shape)} has a dimension of unknown size; give every size")
         known = (tf.float32, tf.int32) if side == "input" else (tf.float32,)
@@ -120,3 +151,11 @@ def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
             kinds = " or ".join(kind.name for kind in known)
             raise ModelError(f"{side} of {dtype.name}; a device program takes {kinds} only")
     return tuple(model.inputs[0].shape[1:]), tuple(model.outputs[0].shape[1:])
+
+
+def _uneven(tensor: Any) -> str | None:
+    """`sparse` or `ragged`, if the Keras tensor is either."""
+    spec = getattr(tensor, "type_spec", None)  # of Keras 2; Keras 3 has flags
+    if getattr(tensor, "sparse", False) or isinstance(spec, tf.SparseTensorSpec):
+        return "sparse"
+    return "ragged" if getattr(tensor, "ragged", False) or isinstance(spec, tf.RaggedTensorSpec) else None

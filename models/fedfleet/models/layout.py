@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from fedfleet.models.compiled import MAX_PARAMETERS, Entry
 from fedfleet.wire.errors import ModelError
+from fedfleet.wire.messages import MAX_BLOB
 
 
 def layout(model: Any, local: Sequence[str] = ()) -> tuple[Entry, ...]:
@@ -28,7 +29,17 @@ def layout(model: Any, local: Sequence[str] = ()) -> tuple[Entry, ...]:
         offset += entry.size
     if offset > MAX_PARAMETERS:
         raise ModelError(f"model {model.name!r} has {offset} parameters, more than {MAX_PARAMETERS}; make it smaller")
+    carried = sum(map(_bytes, model.non_trainable_weights)) + 4 * sum(e.size for e in found if not e.shared)
+    if carried > MAX_BLOB:
+        raise ModelError(
+            f"model {model.name!r} has {carried} bytes of frozen and local weights, and a program carries at most "
+            f"{MAX_BLOB}; make it smaller"
+        )
     return tuple(found)
+
+
+def _bytes(weight: Any) -> int:
+    return int(np.prod(weight.shape, dtype=np.int64)) * int(tf.as_dtype(weight.dtype).size)
 
 
 def _entry(weight: Any, place: int, shared: bool) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,10 +27,19 @@ def build(where: str) -> Any:
     function = getattr(_module(file), name, None)
     if not callable(function):
         raise ModelError(f"{file}: has no function {name!r}; define def {name}() that returns a Keras model")
+    if wanted := _arguments(function):
+        raise ModelError(f"{file}: {name} wants {', '.join(wanted)}; define def {name}() that takes nothing")
     model = _run(file, function)
     if not isinstance(model, tf.keras.Model):
         raise ModelError(f"{file}:{name} returned {type(model).__name__}; return a keras.Model")
     return model
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """The arguments that a call has to give."""
+    given = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    found = inspect.signature(function).parameters.values()
+    return [argument.name for argument in found if argument.default is argument.empty and argument.kind not in given]
 
 
 def _module(file: Path) -> ModuleType:
@@ -58,7 +68,7 @@ def _run(file: Path, work: Callable[[], Any]) -> Any:
 def _line(file: Path, error: BaseException) -> str:
     """`:line` of the innermost frame in the user's file, if any."""
     if isinstance(error, SyntaxError):
-        return f":{error.lineno}"
+        return f":{error.lineno}" if error.lineno else ""
     here = str(file.resolve())
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == here]
     return f":{lines[-1]}" if lines else ""
