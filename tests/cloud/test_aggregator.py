@@ -254,3 +254,44 @@ def test_a_small_share_never_calls_too_few() -> None:
         numbers = [record.round for record in found.records]
         assert numbers == sorted(set(numbers))
         assert numbers[-1] > 8
+
+
+def test_rounds_that_all_decline_wait_for_their_deadline_and_show_why() -> None:
+    unwilling = {device: Unwilling(DataError("no examples yet")) for device in ALL}
+    with world(trainers=unwilling) as found:
+        found.until(1)
+        for actor in range(40):
+            found.act(actor % 4)
+        assert found.cloud.progress() == (1, 3, 0)
+        assert (
+            found.cloud.waiting() == "0 reported, quorum 1; waiting for more devices; 3 declined, d0: no examples yet"
+        )
+        found.now += DEADLINE
+        for actor in range(40):
+            found.act(actor % 4)
+        assert found.cloud.progress() == (2, 3, 0)  # a server goes on
+        assert found.records[0].reason.endswith("with 0 reported, quorum 1; 3 declined, d0: no examples yet")
+        assert unwilling["d2"].asked == [1, 2]
+
+
+def test_a_round_that_all_decline_is_ended_by_who_is_in_a_hurry() -> None:
+    with world(trainers={"d0": Unwilling(DataError("no")), "d1": Unwilling(DataError("no"))}) as found:
+        assert found.cloud.hurry() == ""
+        found.until(1)
+        for actor in range(40):
+            found.act(actor % 4)
+            assert found.cloud.hurry() == ""  # d2 trains
+        assert found.records[0].state == "closed"
+    with world(trainers={device: Unwilling(DataError("no")) for device in ALL}) as found:
+        found.until(1)
+        for actor in (1, 2, 3, 0):
+            found.act(actor)
+        assert found.cloud.hurry() == ""  # they have only asked for the program
+        while not (reason := found.cloud.hurry()):
+            for actor in (1, 2, 3, 0):
+                found.act(actor)
+        assert reason == "3 of 3 devices called have declined, d0: no"
+        assert (found.records[0].state, found.records[0].reason) == ("abandoned", reason)
+        assert found.cloud.progress()[0] == 2
+        assert found.cloud.hurry() == ""
+        assert found.now < DEADLINE

@@ -157,3 +157,25 @@ def test_a_device_that_is_not_called_is_neither_waited_for_nor_counted() -> None
     for name in called:
         found.take(update(name))
     assert found.verdict(1).state == "closed"
+
+
+def test_a_round_that_all_have_declined_says_so_and_why() -> None:
+    found, _ = fresh("a", "b", quorum=1)
+    assert found.refused() == ""
+    found.decline("b", "label 7 is none of 3")
+    assert found.refused() == ""
+    found.lose("a")  # it may be back
+    assert found.refused() == ""
+    found.decline("a", "no examples yet")
+    assert found.refused() == "2 of 2 devices called have declined, a: no examples yet"
+    assert found.verdict(1).state == "open"
+    found.join("c")
+    assert found.refused() == ""
+    assert fresh()[0].refused() == ""
+
+
+def test_a_round_with_an_update_is_not_refused() -> None:
+    found, _ = fresh("a", "b", quorum=2)
+    found.take(update("a"))
+    found.decline("b", "no examples yet")
+    assert found.refused() == ""

@@ -46,11 +46,7 @@ def aggregate(
 
 def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
     def report(record: RoundRecord) -> None:
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores.items())
-        turnout = f"{record.reported} of {record.called} reported, {record.late} late"
-        console.print(
-            f"round {record.round} {record.state}: {turnout}, {record.seconds:.1f} s; {scores or 'no scores'}"
-        )
+        console.print(line(record), soft_wrap=True, markup=False)
 
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
@@ -68,13 +64,20 @@ def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
         console.print(f"done: the trained model is in {base / settings.state / 'model'}")
 
 
+def line(record: RoundRecord) -> str:
+    """What is said of a round that is over; why, if it was abandoned."""
+    scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores.items()) or "no scores"
+    turnout = f"{record.reported} of {record.called} reported, {record.late} late, {record.seconds:.1f} s"
+    return f"round {record.round} {record.state}: {turnout}; {scores if record.state == 'closed' else record.reason}"
+
+
 def _run(aggregator: Aggregator, console: Console) -> None:
     said, at = "", 0.0
     while not aggregator.done:
         aggregator.step(TICK)
         waiting = aggregator.waiting()
         if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:
-            console.print(f"waiting: {waiting}", highlight=False)
+            console.print(f"waiting: {waiting}", highlight=False, soft_wrap=True, markup=False)
             said, at = waiting, time.monotonic()
     aggregator.retire()
 

@@ -89,11 +89,17 @@ class Round:
         reason = f"deadline of {self.task.deadline:g} s with {have} reported, quorum {self.quorum}{others}"
         return Verdict("abandoned", reason)
 
-    def _others(self) -> str:
-        if not self.declined:
+    def refused(self) -> str:
+        """Say so, and why, if every device that was called has declined; only the deadline is left to wait for then."""
+        if not self.called or self.called != set(self.declined):
             return ""
-        device, reason = min(self.declined.items())
-        return f"; {len(self.declined)} declined, {device}: {reason}"
+        return f"{len(self.declined)} of {len(self.called)} devices called have declined, {self._first()}"
+
+    def _others(self) -> str:
+        return f"; {len(self.declined)} declined, {self._first()}" if self.declined else ""
+
+    def _first(self) -> str:
+        return ": ".join(min(self.declined.items()))
 
     def _refuse(self, update: Update, reason: str) -> Receipt:
         return Receipt(update.round, "refused", reason=seen(reason))

@@ -27,6 +27,7 @@ from fedfleet.sim.brokers import running
 from fedfleet.sim.datasets import Dataset, load
 from fedfleet.sim.fleet import Fleet, LoopbackFleet, ProcessFleet, fill
 from fedfleet.sim.live import Screen, headline
+from fedfleet.sim.patience import Patience
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
 from fedfleet.wire.bus import Bus
@@ -179,13 +180,14 @@ def _federate(
     bus, fleet = link
     from fedfleet.sim.events import Events
 
-    events = Events(stage.folder)
+    events, patience = Events(stage.folder), Patience()
 
     def ended(record: RoundRecord) -> None:
         records.append(record)
         stage.recorder.round(record)
         events.round(record)
         stage.screen.round(record)
+        patience.ended(record)
 
     rounds = replace(wanted.rounds, devices=wanted.devices)
     plan = strategy(wanted.strategy)
@@ -196,6 +198,8 @@ def _federate(
         while not aggregator.done:
             aggregator.step(TICK if wanted.engine == "mqtt" else 0)
             fleet.step()
+            if reason := aggregator.hurry():
+                patience.refused(reason)
             gone = fleet.gone()
             if len(gone) == wanted.devices:
                 raise SettingsError(f"all agents ended; {stage.folder}/devices/{gone[0]}/agent.log says why")
