@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,39 @@ def test_a_fleet_that_begins_anew_leaves_later_rounds_behind(tmp_path: Path) -> 
 def test_every_program_has_its_own(tmp_path: Path) -> None:
     Private(tmp_path, DIGEST, INITIAL).keep(3, INITIAL + 3)
     np.testing.assert_array_equal(Private(tmp_path, "e" * 64, INITIAL[:2]).before(9), INITIAL[:2])
+
+
+def programs(folder: Path) -> set[str]:
+    return {path.name[:1] for path in folder.iterdir()}
+
+
+def test_the_newest_two_programs_are_kept_whatever_the_clock_says(tmp_path: Path) -> None:
+    for number, name in enumerate("bac", 9):
+        Private(tmp_path, name * 64, INITIAL).keep(number, INITIAL + number)
+        os.utime(tmp_path / (name * 64), (1000 - number, 1000 - number))
+    assert programs(tmp_path) == {"a", "c"}
+    np.testing.assert_array_equal(Private(tmp_path, "a" * 64, INITIAL).before(12), INITIAL + 10)
+    Private(tmp_path, "a" * 64, INITIAL).keep(12, INITIAL)  # the fleet goes back
+    assert programs(tmp_path) == {"a", "c"}
+    Private(tmp_path, "d" * 64, INITIAL).keep(13, INITIAL)
+    assert programs(tmp_path) == {"a", "d"}
+
+
+def test_programs_of_a_fleet_before_this_one_are_the_older_ones(tmp_path: Path) -> None:
+    for number, name in ((500, "a"), (3, "b"), (4, "c")):
+        Private(tmp_path, name * 64, INITIAL).keep(number, INITIAL)
+    assert programs(tmp_path) == {"b", "c"}
+
+
+def test_what_a_power_cut_left_of_a_program_goes_the_next_time(tmp_path: Path) -> None:
+    for number, name in ((1, "a"), (2, "b")):
+        Private(tmp_path, name * 64, INITIAL).keep(number, INITIAL)
+    (tmp_path / ("e" * 64)).mkdir()
+    (tmp_path / ("f" * 64)).mkdir()
+    (tmp_path / ("f" * 64) / ".1.weights.tmp").write_bytes(b"half")
+    (tmp_path / "notes").mkdir()  # not ours
+    Private(tmp_path, "b" * 64, INITIAL).keep(3, INITIAL)
+    assert programs(tmp_path) == {"a", "b", "n"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", None, bytes(44)])

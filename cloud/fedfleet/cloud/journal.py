@@ -1,7 +1,7 @@
 """The aggregator's memory: SQLite in WAL mode beside a folder of blobs named by digest.
 
 An update is in here, synced, before its receipt is sent; a round's result before the next task is published. Opening
-the journal again finds the open round with all it has counted.
+the journal again finds the open round with all it has counted. Of models, the newest KEPT stay on the disk.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Task, Update
 from fedfleet.wire.record import build, plain
 
+KEPT = 3
 SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE rounds (
@@ -107,10 +108,11 @@ class Journal:
         self._run("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?)", *row)
 
     def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
-        """Note the model that `round_` made, and drop the differences that it was made of."""
+        """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
         row = (self.put(weights).digest, self.put(moments).digest, round_)
         self._run("UPDATE rounds SET state = 'closed', weights = ?, moments = ? WHERE round = ?", *row)
         self._drop_deltas(round_)
+        self._drop_models()
 
     def abandon_round(self, round_: int) -> None:
         """Note that `round_` ended without a quorum; the model stays as it was."""
@@ -157,6 +159,17 @@ class Journal:
         models = "SELECT weights FROM rounds WHERE weights IS NOT NULL"
         for (digest,) in self._run(f"SELECT delta FROM updates WHERE round = ? AND delta NOT IN ({models})", round_):
             files.remove(self._blobs / digest)
+
+    def _drop_models(self) -> None:
+        """Remove what older rounds name and no other needs; a round forgets its names last, in case we are cut off."""
+        query = "SELECT round, task, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC"
+        rows, underway = self._run(query), self.open_task()
+        needed = {digest for _, _, *made in rows[:KEPT] for digest in made}
+        needed |= {underway.program.digest, underway.weights.digest} if underway else set()
+        for number, task, *made in rows[KEPT:]:
+            for digest in {json.loads(task)["weights"]["digest"], *made} - needed:
+                files.remove(self._blobs / digest)
+            self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
 
     def _task(self, query: str) -> Task | None:
         rows = self._run(query)

@@ -2,6 +2,7 @@
 
 local/<program digest>/<round>.weights  float32, little-endian, as that round left them, with their sha256 behind
 
+Those of the newest two programs are kept, so that a fleet which goes back to the last one finds its weights again.
 A round starts from the newest weights below its own number. So a device that lost its power between keeping them and
 sending its update trains that round again from where it began, and comes to the same bits.
 """
@@ -9,6 +10,7 @@ sending its update trains that round again from where it began, and comes to the
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,29 +18,34 @@ import numpy as np
 from fedfleet.wire import files
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import StoreError
+from fedfleet.wire.topics import DIGEST
 
 SUFFIX = ".weights"
 SHA256 = 32
 
 
 class Private:
-    """One program's local weights in a folder."""
+    """One program's local weights in a folder that all programs share."""
 
     def __init__(self, folder: Path, digest: str, initial: Weights) -> None:
         """`initial` is what the program brings, float32[L]; `folder` is made when there is something to keep."""
+        self._programs = folder
         self._folder = folder / digest
         self._initial = initial
 
     def before(self, round_: int) -> Weights:
         """Return what `round_` starts from: the newest of an earlier round, or what the program brings."""
-        for number in sorted(self._kept(), reverse=True):
+        for number in sorted(_rounds(self._folder), reverse=True):
             found = self._read(number) if number < round_ else None
             if found is not None:
                 return found
         return self._initial
 
     def keep(self, round_: int, weights: Weights) -> None:
-        """Write what `round_` left; of all others only the newest earlier one is kept. Raises StoreError."""
+        """Write what `round_` left; of all others only the newest earlier one is kept, and one other program's.
+
+        Raises StoreError.
+        """
         data = weights.astype("<f4").tobytes()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -46,13 +53,12 @@ class Private:
             raise StoreError(f"{self._folder} cannot be made: {error.strerror}; make room for local weights") from None
         files.write(self._path(round_), data + hashlib.sha256(data).digest())
         # those of later rounds are of a fleet that has begun anew since
-        earlier = max((number for number in self._kept() if number < round_), default=round_)
-        for number in self._kept() - {round_, earlier}:
+        earlier = _newest(self._folder, round_)
+        for number in _rounds(self._folder) - {round_, earlier}:
             files.remove(self._path(number))
-
-    def _kept(self) -> set[int]:
-        names = [path.stem for path in self._folder.glob("*" + SUFFIX)]
-        return {int(name) for name in names if name.isdecimal()}
+        others = [path for path in self._programs.iterdir() if DIGEST.fullmatch(path.name) and path != self._folder]
+        for path in sorted(others, key=lambda path: _newest(path, round_))[:-1]:
+            shutil.rmtree(path, ignore_errors=True)  # what is left of it, after a power cut too, goes next time
 
     def _path(self, round_: int) -> Path:
         return self._folder / f"{round_}{SUFFIX}"
@@ -67,3 +73,14 @@ class Private:
         if len(data) != 4 * self._initial.size or hashlib.sha256(data).digest() != digest:
             return None
         return np.frombuffer(data, "<f4").astype(np.float32)
+
+
+def _rounds(folder: Path) -> set[int]:
+    """The rounds whose weights lie in a program's folder."""
+    names = [path.stem for path in folder.glob("*" + SUFFIX)]
+    return {int(name) for name in names if name.isdecimal()}
+
+
+def _newest(folder: Path, below: int) -> int:
+    """The newest of them that is below a round, 0 for none; a board's clock is not to be asked."""
+    return max((number for number in _rounds(folder) if number < below), default=0)
