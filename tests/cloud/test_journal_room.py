@@ -48,6 +48,10 @@ def test_only_the_newest_models_stay(tmp_path: Path) -> None:
     assert (found.round, journal.get(found.weights), journal.get(found.moments)) == (7, model(7), b"moments 7")
     assert (journal.closed_rounds(), journal.last_round()) == (7, 7)
     journal.close()
+    database = sqlite3.connect(tmp_path / "journal.sqlite")
+    named = database.execute("SELECT round FROM rounds WHERE weights IS NOT NULL").fetchall()
+    database.close()
+    assert named == [(5,), (6,), (7,)]  # no work for the hundredth round that the tenth has done
 
 
 def test_what_an_older_round_shares_with_a_newer_one_stays(tmp_path: Path) -> None:
