@@ -113,6 +113,9 @@ def _by_kernel(windows: Tensor, g: Tensor, kernel: Tensor, rows: Axis, cols: Axi
 
 def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """The gradient of `conv2d` by its input, from g [B,H',W',O], that of its output; a transposed convolution."""
+    if tuple(kernel.shape[:2]) == (1, 1):
+        wide = dilate(g, rows, cols)
+        return tf.reshape(product(_matrix(wide), _matrix(kernel), transpose_b=True), [*wide.shape[:3], kernel.shape[2]])
     taps = tf.transpose(kernel, [0, 1, 3, 2])
     columns = unit(cols)
     if not _by_rows(unit(rows), columns, g.shape[3]):
@@ -122,6 +125,13 @@ def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
         lines = Axis(rows.out, rows.kernel, 1, rows.dilation, rows.span - 1 - rows.before, rows.span - 1 - rows.after)
         rows = _still(rows.out)
     return _row_sum(_across(dilate(g, rows, cols), columns, backwards=True), taps, lines, backwards=True)
+
+
+def footprint(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> int:
+    """The bytes that `conv2d` makes of one example on its way."""
+    if _by_rows(rows, cols, x.shape[3]):
+        return 4 * x.shape[1] * cols.out * max(cols.kernel * x.shape[3], rows.kernel * kernel.shape[3])
+    return 4 * rows.out * cols.out * rows.kernel * cols.kernel * x.shape[3]
 
 
 def _by_rows(rows: Axis, cols: Axis, depth: int) -> bool:
@@ -186,8 +196,12 @@ def unroll(x: Tensor, rows: Axis, cols: Axis, backwards: bool = False) -> Tensor
 
 def positions(x: Tensor, rows: Axis, cols: Axis) -> list[Tensor]:
     """For each tap, row by row, what it sees of a padded x [B,H,W,C] in all windows: h*w tensors [B,H',W',C]."""
-    lines = [_shift(x, 1, i, rows) for i in _taps(rows, False)]
-    return [_shift(line, 2, j, cols) for line in lines for j in _taps(cols, False)]
+    high, wide = ((line.out - 1) * line.stride + 1 for line in (rows, cols))
+    return [
+        x[:, i : i + high : rows.stride, j : j + wide : cols.stride]
+        for i in _taps(rows, False)
+        for j in _taps(cols, False)
+    ]
 
 
 def _across(x: Tensor, cols: Axis, backwards: bool = False) -> Tensor:
