@@ -52,6 +52,8 @@ def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool =
     """The matrix product of a [M,K] and b [K,N] (or their transposes), in the one form that stays on the fast path."""
     if not transpose_b:
         return tf.matmul(a, b, transpose_a=transpose_a)
+    if not transpose_a and b.shape[1] == 1:
+        return a * tf.reshape(b, [1, -1])
     if not transpose_a and NARROW * a.shape[0] <= b.shape[0]:
         # the large matrix stays as it lies, and the small one and the result are turned round
         return tf.transpose(_matrices(b, tf.transpose(a)))
@@ -61,7 +63,8 @@ def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool =
 def _matrices(a: Tensor, b: Tensor, **turned: bool) -> Tensor:
     """The product as one of rank 3: at rank 2 a transposed b becomes FULLY_CONNECTED, slow with run-time weights."""
     y = tf.matmul(*(tf.reshape(t, [1, *t.shape]) for t in (a, b)), **turned)
-    return tf.reshape(y, y.shape[1:])
+    # TensorFlow 2.14's converter merges two reshapes of a single row, and then refuses its own product
+    return y[0] if y.shape[1] == 1 else tf.reshape(y, y.shape[1:])
 
 
 def conv2d(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
@@ -130,8 +133,8 @@ def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
 def footprint(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> int:
     """The bytes that `conv2d` makes of one example on its way."""
     if _by_rows(rows, cols, x.shape[3]):
-        return 4 * x.shape[1] * cols.out * max(cols.kernel * x.shape[3], rows.kernel * kernel.shape[3])
-    return 4 * rows.out * cols.out * rows.kernel * cols.kernel * x.shape[3]
+        return 4 * int(x.shape[1]) * cols.out * int(max(cols.kernel * x.shape[3], rows.kernel * kernel.shape[3]))
+    return 4 * rows.out * cols.out * rows.kernel * cols.kernel * int(x.shape[3])
 
 
 def _by_rows(rows: Axis, cols: Axis, depth: int) -> bool:
