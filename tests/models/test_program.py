@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from parity import distance
+from parity import distance, train
 from tensorflow.lite.python import schema_py_generated as schema
 
 from fedfleet.models import audit, compiler
@@ -44,6 +44,12 @@ def test_set_then_get_is_the_identity_bit_for_bit(net: Any, run: Any) -> None:
     odd[:5] = [-0.0, 1e-42, 3e38, np.inf, -1e-7]
     assert functions["set"](weights=odd)["ok"].tolist() == [1]
     assert functions["get"]()["weights"].tobytes() == odd.tobytes()
+
+
+def test_a_batch_of_one_through_layers_of_one(stack: Any, run: Any) -> None:
+    model = stack((2, 3), layers.Dense(1), layers.Flatten(), layers.Dense(2), layers.Dense(1))
+    compiled = compiler.compile(model, SQUARE, batch=1)
+    assert train(model, compiled, run(compiled), 3) < 1e-4
 
 
 def test_a_padded_batch_equals_the_smaller_one(net: Any, run: Any) -> None:

@@ -52,6 +52,8 @@ def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool =
     """The matrix product of a [M,K] and b [K,N] (or their transposes), in the one form that stays on the fast path."""
     if not transpose_b:
         return tf.matmul(a, b, transpose_a=transpose_a)
+    if not transpose_a and b.shape[1] == 1:
+        return a * tf.reshape(b, [1, -1])
     if not transpose_a and NARROW * a.shape[0] <= b.shape[0]:
         # the large matrix stays as it lies, and the small one and the result are turned round
         return tf.transpose(_matrices(b, tf.transpose(a)))
@@ -61,7 +63,8 @@ def product(a: Tensor, b: Tensor, transpose_a: bool = False, transpose_b: bool =
 def _matrices(a: Tensor, b: Tensor, **turned: bool) -> Tensor:
     """The product as one of rank 3: at rank 2 a transposed b becomes FULLY_CONNECTED, slow with run-time weights."""
     y = tf.matmul(*(tf.reshape(t, [1, *t.shape]) for t in (a, b)), **turned)
-    return tf.reshape(y, y.shape[1:])
+    # TensorFlow 2.14's converter merges two reshapes of a single row, and then refuses its own product
+    return y[0] if y.shape[1] == 1 else tf.reshape(y, y.shape[1:])
 
 
 def conv2d(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
@@ -113,6 +116,9 @@ def _by_kernel(windows: Tensor, g: Tensor, kernel: Tensor, rows: Axis, cols: Axi
 
 def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
     """The gradient of `conv2d` by its input, from g [B,H',W',O], that of its output; a transposed convolution."""
+    if tuple(kernel.shape[:2]) == (1, 1):
+        wide = dilate(g, rows, cols)
+        return tf.reshape(product(_matrix(wide), _matrix(kernel), transpose_b=True), [*wide.shape[:3], kernel.shape[2]])
     taps = tf.transpose(kernel, [0, 1, 3, 2])
     columns = unit(cols)
     if not _by_rows(unit(rows), columns, g.shape[3]):
@@ -122,6 +128,13 @@ def spread(g: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
         lines = Axis(rows.out, rows.kernel, 1, rows.dilation, rows.span - 1 - rows.before, rows.span - 1 - rows.after)
         rows = _still(rows.out)
     return _row_sum(_across(dilate(g, rows, cols), columns, backwards=True), taps, lines, backwards=True)
+
+
+def footprint(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> int:
+    """The bytes that `conv2d` makes of one example on its way."""
+    if _by_rows(rows, cols, x.shape[3]):
+        return 4 * int(x.shape[1]) * cols.out * int(max(cols.kernel * x.shape[3], rows.kernel * kernel.shape[3]))
+    return 4 * rows.out * cols.out * rows.kernel * cols.kernel * int(x.shape[3])
 
 
 def _by_rows(rows: Axis, cols: Axis, depth: int) -> bool:
@@ -186,8 +199,12 @@ def unroll(x: Tensor, rows: Axis, cols: Axis, backwards: bool = False) -> Tensor
 
 def positions(x: Tensor, rows: Axis, cols: Axis) -> list[Tensor]:
     """For each tap, row by row, what it sees of a padded x [B,H,W,C] in all windows: h*w tensors [B,H',W',C]."""
-    lines = [_shift(x, 1, i, rows) for i in _taps(rows, False)]
-    return [_shift(line, 2, j, cols) for line in lines for j in _taps(cols, False)]
+    high, wide = ((line.out - 1) * line.stride + 1 for line in (rows, cols))
+    return [
+        x[:, i : i + high : rows.stride, j : j + wide : cols.stride]
+        for i in _taps(rows, False)
+        for j in _taps(cols, False)
+    ]
 
 
 def _across(x: Tensor, cols: Axis, backwards: bool = False) -> Tensor:

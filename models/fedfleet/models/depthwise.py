@@ -1,7 +1,8 @@
-"""Depthwise convolution with run-time weights: DEPTHWISE_CONV_2D forward and back, elementwise for the kernel.
+"""Depthwise convolution with run-time weights: DEPTHWISE_CONV_2D forward, back, and with stride 1 for the kernel too.
 
-LiteRT has no gradient of a depthwise convolution by its kernel: each tap's is a sum over its slice times the output's
-gradient. Summed by mean-pooling, as that runs at full speed. All tensors are NHWC.
+The gradient by the kernel is the input filtered by the output's gradient, example by example: as more channels of one
+image. With other strides each tap's is a sum over its slice times that gradient, summed by mean-pooling, as that runs
+at full speed. All tensors are NHWC.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ def depthwise(x: Tensor, kernel: Tensor, rows: Axis, cols: Axis) -> Tensor:
         full = pad(x, rows, cols)
 
         def gradient(g: Tensor) -> tuple[Tensor, Tensor]:
-            sums = [_sum(part * g) for part in positions(full, rows, cols)]
+            sums = _by_images(full, g) if rows.stride == 1 else _by_taps(full, g, rows, cols)
             taps = tf.reshape(kernel, [rows.kernel * cols.kernel, -1])
             flipped = tf.concat([taps[i : i + 1] for i in range(taps.shape[0])][::-1], 0)
             wide = dilate(g, rows, cols)
-            return _filter(wide, tf.reshape(flipped, kernel.shape)), tf.reshape(tf.concat(sums, 0), kernel.shape)
+            return _filter(wide, tf.reshape(flipped, kernel.shape)), tf.reshape(sums, kernel.shape)
 
         return _filter(full, kernel, rows.stride), gradient
 
@@ -39,8 +40,16 @@ def _filter(x: Tensor, kernel: Tensor, stride: int = 1) -> Tensor:
     return tf.nn.depthwise_conv2d(x, tf.reshape(kernel, [*kernel.shape, 1]), [1, stride, stride, 1], "VALID")
 
 
-def _sum(x: Tensor) -> Tensor:
-    """The sum of x [B,H,W,C] over all but the last axis: [C]."""
-    batch, high, wide, depth = x.shape
-    means = tf.nn.avg_pool2d(tf.reshape(x, [1, batch * high, wide, depth]), [batch * high, wide], 1, "VALID")
-    return tf.reshape(means * float(batch * high * wide), [depth])
+def _by_images(full: Tensor, g: Tensor) -> Tensor:
+    """The kernel's gradient [h,w,C] from the padded input and g [B,H',W',C]."""
+    batch, *_, depth = g.shape
+    image, kernel = (tf.reshape(tf.transpose(t, [1, 2, 0, 3]), [*t.shape[1:3], batch * depth]) for t in (full, g))
+    each = _filter(image[None], kernel)
+    return tf.reduce_sum(tf.reshape(each, [*each.shape[1:3], batch, depth]), 2)
+
+
+def _by_taps(full: Tensor, g: Tensor, rows: Axis, cols: Axis) -> Tensor:
+    """The same [h*w,C] for any stride."""
+    means = [tf.nn.avg_pool2d(part * g, g.shape[1:3], 1, "VALID") for part in positions(full, rows, cols)]
+    joined = tf.concat([tf.reshape(mean, [g.shape[0], 1, g.shape[3]]) for mean in means], 1)
+    return tf.reduce_sum(joined, 0) * float(rows.out * cols.out)

@@ -151,4 +151,5 @@ def _zeros(values: Tensor) -> Tensor:
 
 def _assign(variables: Sequence[Any], values: Tensors) -> None:
     for variable, value in zip(variables, values):
-        variable.assign(value)
+        # what is computed with a scalar of shape [1] has an axis more than a weight without any
+        variable.assign(tf.reshape(value, variable.shape))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from fedfleet.models.slim import pack
 
 NAMES: dict[int, str] = {n: name for name, n in vars(schema.BuiltinOperator).items() if isinstance(n, int)}
 COPIES = frozenset({"READ_VARIABLE", "ASSIGN_VARIABLE"})
-FREE = frozenset({"VAR_HANDLE", "IF", "WHILE"})  # what stands in a branch is counted for itself
+FREE = frozenset({"VAR_HANDLE"})
 LITTLE = 1024  # bytes up to which a constant says what an op does, not what it works on
 PATIENCE, RUNS = 0.004, 4
 SHOWN = 3
@@ -50,15 +50,16 @@ class Cost:
 def profile(program: bytes) -> tuple[Cost, ...]:
     """What each kind of op costs in one training step here, on one core; the costliest first."""
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(program, 0))
-    alike: dict[tuple[Any, ...], list[tuple[Any, Any]]] = {}
-    for graph, op in _operators(model, _train(model)):
-        alike.setdefault(_kind(model, graph, op), []).append((graph, op))
+    graph = _train(model)
+    alike: dict[tuple[Any, ...], list[Any]] = {}
+    for op in graph.operators:
+        alike.setdefault(_kind(model, graph, op), []).append(op)
     empty = _best(_ready(_empty()))
     found: dict[str, list[Single]] = {}
     for same in alike.values():
-        name = _name(model, same[0][1])
-        ms = max(_seconds(model, *same[0]) - (0.0 if name in COPIES else empty), 0.0) * 1e3
-        found.setdefault(name, []).append(Single(_shapes(model, *same[0]), len(same), ms))
+        name = _name(model, same[0])
+        ms = max(_seconds(model, graph, same[0]) - (0.0 if name in COPIES else empty), 0.0) * 1e3
+        found.setdefault(name, []).append(Single(_shapes(model, graph, same[0]), len(same), ms))
     return tuple(sorted((_cost(name, singles) for name, singles in found.items()), key=lambda cost: -cost.ms))
 
 
@@ -71,14 +72,6 @@ def _cost(name: str, singles: list[Single]) -> Cost:
 def _train(model: Any) -> Any:
     """The subgraph of the signature `train`."""
     return next(model.subgraphs[s.subgraphIndex] for s in model.signatureDefs if s.signatureKey == b"train")
-
-
-def _operators(model: Any, graph: Any) -> Iterator[tuple[Any, Any]]:
-    """Every operator that a step runs, with the graph it stands in."""
-    for op in graph.operators:
-        yield graph, op
-        if _name(model, op) == "IF":
-            yield from _operators(model, model.subgraphs[op.builtinOptions.elseSubgraphIndex])
 
 
 def _name(model: Any, op: Any) -> str:

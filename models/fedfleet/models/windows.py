@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from fedfleet.models import fixed
-from fedfleet.models.conv import Axis, axis, conv2d, transposed
+from fedfleet.models.conv import Axis, axis, conv2d, footprint, transposed
 from fedfleet.models.depthwise import depthwise
 from fedfleet.models.pool import max_pool, mean_pool
 from fedfleet.models.shapes import cut, join, repeat
@@ -38,8 +38,10 @@ def _conv(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
         return join([correlate(a, b, rows, cols) for a, b in zip(_channels(x, groups), _channels(kernel, groups))], 3)
     if isinstance(kernel, np.ndarray):
         return fixed.conv2d(x, kernel, rows, cols)
-    unrolled = 4 * cols.out * max(x.shape[1], rows.out) * max(kernel.shape[2:]) * max(kernel.shape[:2])
-    parts = tf.split(x, pieces(x.shape[0], unrolled))
+    count = pieces(x.shape[0], footprint(x, kernel, rows, cols))
+    if count == 1:
+        return conv2d(x, kernel, rows, cols)
+    parts = tf.split(x, count)
     return join([conv2d(part, kernel, rows, cols) for part in parts], 0)
 
 
