@@ -14,7 +14,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 	--no-header --python-version 3.11
 TFF_TESTS := tests/wire tests/models tests/cloud
 
-.PHONY: help demo test test-main test-tff check bench-step bench-footprint format lock clean
+.PHONY: help demo test test-main test-tff check bench-parity bench-step bench-footprint format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -43,6 +43,9 @@ check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy edge cloud models firmware_sim benchmarks
 	$(BIN)/python -m pytest -q tests/house
+
+bench-parity: $(VENV)/sim.stamp ## How far a step is from TensorFlow's own, for every model of the zoo
+	@$(BIN)/python benchmarks/parity.py $(ARGS)
 
 bench-step: $(VENV)/sim.stamp ## A training step beside TensorFlow's own, for every model of the zoo
 	@$(BIN)/python benchmarks/step_time.py $(ARGS)
