@@ -14,7 +14,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 	--no-header --python-version 3.11
 TFF_TESTS := tests/wire tests/models tests/cloud
 
-.PHONY: help demo test test-main test-tff check bench-step bench-footprint format lock clean
+.PHONY: help demo test test-main test-tff test-arm test-cross check bench-step bench-footprint format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -37,6 +37,18 @@ test-tff: ## The tests of models, cloud and wire with Python 3.11, TF 2.14, Kera
 .PHONY: run-tff
 run-tff: $(TFF)/dev.stamp
 	$(TFF)/bin/python -m pytest -p no:cacheprovider $(TFF_TESTS) $(ARGS)
+
+test-arm: $(VENV)/sim.stamp ## The same programs emulated on aarch64 and armv7l: losses side by side (needs QEMU, no root)
+	@PYTHONPATH=tests $(BIN)/python -m arm.same_on_boards
+
+test-cross: $(VENV)/sim.stamp ## Programs of either TensorFlow under either runtime: losses side by side
+	@if [ -z "$(PYTHON311)" ]; then \
+		echo "test-cross SKIPPED: it needs Python 3.11, which is not installed; nothing was run with TensorFlow 2.14"; \
+	else $(MAKE) --no-print-directory run-cross; fi
+
+.PHONY: run-cross
+run-cross: $(TFF)/dev.stamp
+	@PYTHONPATH=tests $(BIN)/python -m cross.same_in_both $(TFF)/bin/python
 
 check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/ruff check .
@@ -64,7 +76,7 @@ lock: .venv-lock/uv.stamp ## Pin all dependencies anew, one lock per deployment 
 	$(filter-out --universal,$(LOCK)) tests/requirements-tff.txt -o tests/lock-tff.txt
 
 clean: ## Remove environments, caches and runs
-	rm -rf .venv .venv-tff .venv-lock runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-tff .venv-lock .arm runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
 $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "fedfleet needs Python 3.11, 3.12 or 3.13; none was found on PATH"; exit 2; fi
