@@ -12,9 +12,9 @@ PIP := -m pip install --quiet --disable-pip-version-check
 UV := .venv-lock/bin/uv
 LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 	--no-header --python-version 3.11
-TFF_TESTS := tests/wire tests/models tests/cloud
+TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
-.PHONY: help demo test test-main test-tff test-arm test-cross check bench-step bench-footprint format lock clean
+.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt check bench-step bench-footprint format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -49,6 +49,10 @@ test-cross: $(VENV)/sim.stamp ## Programs of either TensorFlow under either runt
 .PHONY: run-cross
 run-cross: $(TFF)/dev.stamp
 	@PYTHONPATH=tests $(BIN)/python -m cross.same_in_both $(TFF)/bin/python
+
+test-corrupt: ## A thousand damaged programs under each runtime: none takes the agent down
+	@CORRUPT=1000 $(MAKE) --no-print-directory test-main ARGS="-q tests/edge/test_corrupt.py"
+	@CORRUPT=1000 $(MAKE) --no-print-directory test-tff TFF_TESTS=tests/edge/test_corrupt.py ARGS=-q
 
 check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/ruff check .
