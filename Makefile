@@ -12,9 +12,10 @@ PIP := -m pip install --quiet --disable-pip-version-check
 UV := .venv-lock/bin/uv
 LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 	--no-header --python-version 3.11
-TFF_TESTS := tests/wire tests/models tests/cloud
+TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
-.PHONY: help demo test test-main test-tff check bench-parity bench-step bench-footprint format lock clean
+.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt check bench-parity bench-step bench-footprint
+.PHONY: format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -38,6 +39,22 @@ test-tff: ## The tests of models, cloud and wire with Python 3.11, TF 2.14, Kera
 run-tff: $(TFF)/dev.stamp
 	$(TFF)/bin/python -m pytest -p no:cacheprovider $(TFF_TESTS) $(ARGS)
 
+test-arm: $(VENV)/sim.stamp ## The same programs emulated on aarch64 and armv7l: losses side by side (needs QEMU, no root)
+	@PYTHONPATH=tests $(BIN)/python -m arm.same_on_boards
+
+test-cross: $(VENV)/sim.stamp ## Programs of either TensorFlow under either runtime: losses side by side
+	@if [ -z "$(PYTHON311)" ]; then \
+		echo "test-cross SKIPPED: it needs Python 3.11, which is not installed; nothing was run with TensorFlow 2.14"; \
+	else $(MAKE) --no-print-directory run-cross; fi
+
+.PHONY: run-cross
+run-cross: $(TFF)/dev.stamp
+	@PYTHONPATH=tests $(BIN)/python -m cross.same_in_both $(TFF)/bin/python
+
+test-corrupt: ## A thousand damaged programs under each runtime: none takes the agent down
+	@CORRUPT=1000 $(MAKE) --no-print-directory test-main ARGS="-q tests/edge/test_corrupt.py"
+	@CORRUPT=1000 $(MAKE) --no-print-directory test-tff TFF_TESTS=tests/edge/test_corrupt.py ARGS=-q
+
 check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -45,7 +62,7 @@ check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/python -m pytest -q tests/house
 
 bench-parity: $(VENV)/sim.stamp ## How far a step is from TensorFlow's own, for every model of the zoo
-	@$(BIN)/python benchmarks/parity.py $(ARGS)
+	@$(BIN)/python benchmarks/agreement.py $(ARGS)
 
 bench-step: $(VENV)/sim.stamp ## A training step beside TensorFlow's own, for every model of the zoo
 	@$(BIN)/python benchmarks/step_time.py $(ARGS)
@@ -67,7 +84,7 @@ lock: .venv-lock/uv.stamp ## Pin all dependencies anew, one lock per deployment 
 	$(filter-out --universal,$(LOCK)) tests/requirements-tff.txt -o tests/lock-tff.txt
 
 clean: ## Remove environments, caches and runs
-	rm -rf .venv .venv-tff .venv-lock runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-tff .venv-lock .arm runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
 $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "fedfleet needs Python 3.11, 3.12 or 3.13; none was found on PATH"; exit 2; fi

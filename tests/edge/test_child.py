@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,26 +17,13 @@ from federations import never
 
 from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.local import LocalTrainer
-from fedfleet.models.compiled import Compiled
-from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError
+from fedfleet.wire.errors import FrameError, ProgramError, StoreError
 from fedfleet.wire.messages import Blob, Plan, Task
 
 Blobs = tuple[Path, Path]
 ENDLESS = Plan(steps=10_000_000, learning_rate=0.001)
 DEVICE = "d1"
 pytestmark = pytest.mark.usefixtures("rooms")
-
-
-@pytest.fixture
-def task(small: Compiled, blobs: Blobs) -> Task:
-    return Task(3, Blob.of(small.program), Blob.of(blobs[1].read_bytes()), Plan(epochs=2, learning_rate=0.01), seed=9)
-
-
-@pytest.fixture
-def child(stored: Path, tmp_path: Path) -> Iterator[ChildTrainer]:
-    found = ChildTrainer(DEVICE, stored, tmp_path / "trainer.log")
-    yield found
-    found.close()
 
 
 def process(child: ChildTrainer) -> subprocess.Popen[bytes]:
@@ -160,35 +146,6 @@ def test_a_log_that_cannot_be_written_is_named(task: Task, blobs: Blobs, stored:
     (tmp_path / "log").mkdir()
     with pytest.raises(StoreError, match=r"no training process with log .*/log: Is a directory"):
         ChildTrainer(DEVICE, stored, tmp_path / "log").train(task, *blobs, never)
-
-
-def patient() -> Callable[[], bool]:
-    """Stop what takes longer than any of the programs here should."""
-    end = time.monotonic() + 10
-    return lambda: time.monotonic() > end
-
-
-def test_broken_programs_never_take_the_parent_down(
-    child: ChildTrainer, task: Task, blobs: Blobs, stored: Path, tmp_path: Path
-) -> None:
-    whole, dice = blobs[0].read_bytes(), random.Random(4)
-    broken = [whole[: len(whole) // 2], whole[:-1], whole[:8], b""[:0] + b"\0"]
-    for _ in range(30):
-        at = dice.randrange(len(whole))
-        broken.append(whole[:at] + bytes([whole[at] ^ 1 << dice.randrange(8)]) + whole[at + 1 :])
-    ends = []
-    for content in broken:
-        (tmp_path / "broken").write_bytes(content)
-        lie = replace(task, program=Blob.of(content))  # the digest fits, so that the interpreter gets to see it
-        try:
-            update = child.train(lie, tmp_path / "broken", blobs[1], patient())
-            ends.append("trained" if update else "stopped")
-        except FedfleetError as error:
-            ends.append(str(error))
-    assert len(ends) == 34
-    assert not any("Traceback" in end for end in ends)
-    assert any("ended by signal" in end or "does not load" in end for end in ends)
-    same_as_local(child, task, blobs, stored)
 
 
 def test_the_child_trains_where_tensorflow_cannot_be_imported(

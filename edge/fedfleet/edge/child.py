@@ -6,12 +6,14 @@ The pipe carries one request down and one answer up; a `stop` in between.
 from __future__ import annotations
 
 import select
+import signal
 import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from fedfleet.edge.limits import half
 from fedfleet.edge.pipe import receive, send
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire import frames
@@ -22,16 +24,21 @@ from fedfleet.wire.record import plain
 
 POLL = 0.05
 PATIENCE = 10.0
+REASONS: dict[int, str] = {signal.SIGXCPU: ", having computed for twice the round's deadline"}
 
 
 class ChildTrainer:
     """A trainer whose work happens in a process of its own, kept warm between rounds and started again when it dies."""
 
-    def __init__(self, device: str, examples: Path, log: Path) -> None:
-        """Train for `device` on the store in `examples`; what the child writes to stderr goes to `log`."""
+    def __init__(self, device: str, examples: Path, log: Path, memory: int | None = None) -> None:
+        """Train for `device` on the store in `examples`; what the child writes to stderr goes to `log`.
+
+        The child takes at most `memory` bytes of its own, half of the board's where none is given.
+        """
         self._device = device
         self._examples = examples
         self._log = log
+        self._memory = half() if memory is None else memory
         self._process: subprocess.Popen[bytes] | None = None
 
     def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
@@ -74,7 +81,7 @@ class ChildTrainer:
             try:
                 with self._log.open("wb") as log:
                     self._process = subprocess.Popen(
-                        [sys.executable, "-m", "fedfleet.edge.worker"],
+                        [sys.executable, "-m", "fedfleet.edge.worker", str(self._memory)],
                         stdin=subprocess.PIPE,
                         stdout=subprocess.PIPE,
                         stderr=log,
@@ -123,7 +130,7 @@ class ChildTrainer:
         code = process.wait() if process is not None else 0
         self.close()
         tail = self._log.read_bytes()[-2000:].decode(errors="replace").strip().splitlines()
-        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        how = f"by signal {-code}{REASONS.get(-code, '')}" if code < 0 else f"with exit code {code}"
         return ProgramError(f"the training process ended {how}" + (f": {tail[-1][:120]}" if tail else ""))
 
 

@@ -58,7 +58,10 @@ class Program:
 
     def get(self) -> Weights:
         """Return the weights as they are now, float32[P]."""
-        return np.array(self._call("get")["weights"], np.float32)
+        weights = np.array(self._call("get")["weights"], np.float32)
+        if weights.shape != (self.parameters,):
+            raise ProgramError(f"program {self.digest[:12]} takes {self.parameters} weights and returns {weights.size}")
+        return weights
 
     def train(self, **inputs: NDArray[Any]) -> float:
         """Run one step of SGD on a batch; returns the loss before it."""

@@ -1,12 +1,17 @@
-"""The child's half: `python -m fedfleet.edge.worker` reads requests from stdin until it ends, and answers on stdout."""
+"""The child's half: `python -m fedfleet.edge.worker BYTES` reads requests from stdin until it ends, answers on stdout.
+
+BYTES is the memory of its own that it may take.
+"""
 
 from __future__ import annotations
 
 import os
 import select
+import sys
 from pathlib import Path
 from typing import IO, Any
 
+from fedfleet.edge import limits
 from fedfleet.edge.local import LocalTrainer
 from fedfleet.edge.pipe import receive, send
 from fedfleet.wire import frames
@@ -18,6 +23,7 @@ from fedfleet.wire.record import Mismatch, build
 
 def main() -> None:
     """Serve until the parent closes the pipe."""
+    limits.hold(int(sys.argv[1]))
     requests = os.fdopen(os.dup(0), "rb", buffering=0)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a native library prints must not land between our frames
@@ -36,10 +42,16 @@ def _serve(
 
     try:
         task, device, examples, program, weights = _request(header)
+        limits.compute(2 * task.deadline)  # by then its update has long been of no use
         trainer = trainers.setdefault((device, examples), LocalTrainer(device, Path(examples)))
         update = trainer.train(task, Path(program), Path(weights), stop)
     except FedfleetError as error:
         send(say, frames.pack({"kind": "failed", "reason": seen(str(error))}))
+        return
+    except MemoryError:
+        trainers.clear()  # what was half made goes, and its memory with it
+        reason = f"training needs more than the {int(sys.argv[1]) // 2**20} MiB of memory that it may take here"
+        send(say, frames.pack({"kind": "failed", "reason": reason}))
         return
     for part in split(update) if update else [frames.pack({"kind": "stopped"})]:
         send(say, part)

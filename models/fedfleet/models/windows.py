@@ -67,7 +67,8 @@ def _depthwise(node: Node, x: Tensor, kernel: Tensor) -> Tensor:
         raise ModelError("a depthwise convolution has one stride and no dilation of its own; use DepthwiseConv2D")
     if isinstance(kernel, np.ndarray):
         return fixed.depthwise(repeat(x, 3, multiplier), kernel.reshape(high, wide, depth * multiplier), rows, cols)
-    return depthwise(repeat(x, 3, multiplier), tf.reshape(kernel, [high, wide, depth * multiplier]), rows, cols)
+    kernels = tf.reshape(kernel, [high, wide, depth * multiplier])
+    return depthwise(repeat(x, 3, multiplier), kernels, rows, cols, repeated=multiplier > 1)
 
 
 def _transposed(node: Node, size: Any, kernel: Tensor, x: Tensor) -> Tensor:

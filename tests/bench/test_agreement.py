@@ -1,4 +1,4 @@
-"""benchmarks/parity.py: the last line and the file say how far a step is from TensorFlow's."""
+"""benchmarks/agreement.py: the last line and the file say how far a step is from TensorFlow's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from processes import ROOT, environment
 
-SCRIPT = ROOT / "benchmarks" / "parity.py"
+SCRIPT = ROOT / "benchmarks" / "agreement.py"
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
