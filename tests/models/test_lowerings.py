@@ -31,6 +31,8 @@ UNARY: dict[str, Callable[[Any], Any]] = {
     "Neg": tf.negative,
     "Relu": tf.nn.relu,
     "Relu6": tf.nn.relu6,
+    "Relu6OfProduct": tf.nn.relu6,
+    "ReluOfProduct": tf.nn.relu,
     "Selu": tf.nn.selu,
     "Sigmoid": tf.sigmoid,
     "Softmax": tf.nn.softmax,

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from fedfleet.models.gradient import custom_gradient
+from fedfleet.models.pointwise import clipped
 
 Tensor = Any
 Shape = tuple[int, ...]
@@ -63,7 +64,7 @@ def _binary_entropy(z: Tensor, target: Tensor) -> Tensor:
 
     @custom_gradient
     def apply(z: Tensor) -> tuple[Tensor, Any]:
-        value = tf.nn.relu(z) - z * target + tf.math.log(1.0 + tf.exp(-tf.abs(z)))
+        value = clipped(z) - z * target + tf.math.log(1.0 + tf.exp(-tf.abs(z)))
         return value, lambda g: g * (tf.sigmoid(z) - target)
 
     return _by_example(apply(z))

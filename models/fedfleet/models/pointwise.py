@@ -1,7 +1,7 @@
 """Elementwise operations with gradients in LiteRT builtins: no comparison, cast or select where a sign serves.
 
 A slope is the derivative as a function of the operation's input x and output y. Where TensorFlow takes a side at a
-kink, so does the slope here: sign(relu(x)) is 1 for x > 0 and 0 at 0.
+kink, so does the slope here: relu(sign(x)) is 1 for x > 0 and 0 at 0.
 """
 
 from __future__ import annotations
@@ -28,7 +28,15 @@ MAX_POWER = 4
 
 def positive(x: Tensor) -> Tensor:
     """1 where x > 0, else 0."""
-    return tf.sign(tf.nn.relu(x))
+    return tf.nn.relu(tf.sign(x))
+
+
+def clipped(x: Tensor) -> Tensor:
+    """relu in a form that is safe after a product of run-time tensors.
+
+    TensorFlow 2.14 and 2.21 fold a RELU into a FULLY_CONNECTED, make that a BATCH_MATMUL again, and the relu is gone.
+    """
+    return tf.nn.leaky_relu(x, 0.0)
 
 
 def shaped(value: Unary, slope: Slope) -> Callable[..., Tensor]:
@@ -153,7 +161,7 @@ def _bell(x: Tensor) -> Tensor:
 
 
 def _selu(x: Tensor) -> Tensor:
-    return SELU_SCALE * tf.nn.relu(x) + SELU_SCALE * SELU_ALPHA * tf.nn.elu(tf.minimum(x, 0.0))
+    return SELU_SCALE * clipped(x) + SELU_SCALE * SELU_ALPHA * tf.nn.elu(tf.minimum(x, 0.0))
 
 
 def _selu_slope(x: Tensor, y: Tensor) -> Tensor:
@@ -161,7 +169,7 @@ def _selu_slope(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _soft_plus(x: Tensor) -> Tensor:
-    return tf.nn.relu(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
+    return clipped(x) + tf.math.log(1.0 + tf.exp(-tf.abs(x)))
 
 
 def _larger(g: Tensor, a: Tensor, b: Tensor, _y: Tensor) -> Pair:
@@ -202,6 +210,8 @@ POINTWISE: Mapping[str, Callable[..., Tensor]] = {
     "RealDiv": paired(tf.divide, lambda g, _a, b, y: (g / b, -g * y / b)),
     "Relu": shaped(tf.nn.relu, lambda _x, y: tf.sign(y)),
     "Relu6": shaped(tf.nn.relu6, lambda _x, y: tf.sign(y) * tf.sign(6.0 - y)),
+    "ReluOfProduct": shaped(clipped, lambda _x, y: tf.sign(y)),
+    "Relu6OfProduct": shaped(lambda x: tf.minimum(clipped(x), 6.0), lambda _x, y: tf.sign(y) * tf.sign(6.0 - y)),
     "Rsqrt": shaped(tf.math.rsqrt, lambda _x, y: -0.5 * y * y * y),
     "Selu": shaped(_selu, _selu_slope),
     "Sigmoid": shaped(tf.sigmoid, lambda _x, y: y - y * y),

@@ -1,4 +1,4 @@
-"""Rewrites of a traced graph that change its cost, not its result."""
+"""Rewrites of a traced graph that change its cost, or what the converter makes of it, not its result."""
 
 from __future__ import annotations
 
@@ -11,11 +11,30 @@ import numpy as np
 from fedfleet.models.trace import Node, Trace, alive
 
 TRANSPOSES = ("transpose_a", "transpose_b")
+PRODUCTS = {"BatchMatMulV2", "Conv2D", "Conv2DBackpropInput", "Einsum", "MatMul"}
+MOVES = {"ExpandDims", "Identity", "Reshape", "Squeeze", "Transpose", "Unpack"}
 
 
 def simplify(trace: Trace) -> Trace:
     """All rewrites, in the order in which they help each other."""
-    return pool_first(hoist(once(trace)))
+    return apart(pool_first(hoist(once(trace))))
+
+
+def apart(trace: Trace) -> Trace:
+    """A relu straight after a product of run-time tensors takes the form that the converter leaves alone."""
+    made = {name: node for node in trace.nodes for name in node.outputs}
+
+    def product(name: str) -> bool:
+        node = made.get(name)
+        if node is None or node.op not in PRODUCTS:
+            return node is not None and node.op in MOVES and product(node.inputs[0])
+        return not set(node.inputs) & set(trace.constants)
+
+    nodes = [
+        replace(node, op=f"{node.op}OfProduct") if node.op in {"Relu", "Relu6"} and product(node.inputs[0]) else node
+        for node in trace.nodes
+    ]
+    return replace(trace, nodes=tuple(nodes))
 
 
 def pool_first(trace: Trace) -> Trace:
