@@ -24,7 +24,8 @@ HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.extras", "fedfleet.models.fixed",
-    "fedfleet.models.gradient", "fedfleet.models.int8", "fedfleet.models.layout", "fedfleet.models.logic",
+    "fedfleet.models.gradient", "fedfleet.models.inplace",
+    "fedfleet.models.int8", "fedfleet.models.layout", "fedfleet.models.logic",
     "fedfleet.models.lookup", "fedfleet.models.losses", "fedfleet.models.noise", "fedfleet.models.norms",
     "fedfleet.models.ops", "fedfleet.models.optimiser", "fedfleet.models.pointwise", "fedfleet.models.pool",
     "fedfleet.models.profile", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",

@@ -28,6 +28,7 @@ import tensorflow as tf
 from tensorflow.lite.python.convert import ConverterError
 
 from fedfleet.models.compiled import Entry, Weights
+from fedfleet.models.inplace import safe
 from fedfleet.models.losses import Loss
 from fedfleet.models.ops import replay
 from fedfleet.models.optimiser import State, adapt, descend, join
@@ -144,7 +145,7 @@ def emit(source: Source) -> bytes:
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(source.signatures))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.experimental_enable_resource_variables = True
-        return without_initial_values(convert(converter))
+        return safe(without_initial_values(convert(converter)))
 
 
 def convert(converter: Any) -> bytes:
