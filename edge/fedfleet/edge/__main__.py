@@ -61,7 +61,7 @@ def _run(settings: AgentSettings, folder: Path) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    state = State(folder)
+    state = State(folder, settings.max_spool_bytes)
     state.begin()
     topics = Topics(settings.fleet)
     will = Will(topics.status(settings.device), birth(state), death(state))

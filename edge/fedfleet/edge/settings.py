@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedfleet.edge.state import SPOOL
 from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
@@ -12,12 +13,16 @@ from fedfleet.wire.topics import NAME
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """`agent.toml`. `state` is the agent's folder, relative to the file; `max_example_bytes` bounds the store."""
+    """`agent.toml`. `state` is the agent's folder, relative to the file; `max_example_bytes` bounds the store.
+
+    `max_spool_bytes` bounds the update that is kept until the cloud has it.
+    """
 
     device: str
     fleet: str
     state: str = "state"
     max_example_bytes: int = 64 * 1024 * 1024
+    max_spool_bytes: int = SPOOL
     broker: Broker = field(default_factory=Broker)
 
     def __post_init__(self) -> None:
@@ -26,6 +31,7 @@ class AgentSettings:
         require(
             self.max_example_bytes >= 2**21, "max_example_bytes must be at least 2097152, two segments of the store"
         )
+        require(self.max_spool_bytes > 0, "max_spool_bytes must be above 0")
 
 
 def load_agent(path: Path) -> tuple[AgentSettings, Path]:
