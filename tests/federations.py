@@ -49,14 +49,14 @@ def never() -> bool:
     return False
 
 
-def fedavg(takers: Mapping[int, Mapping[str, int]]) -> str:
+def fedavg(takers: Mapping[int, Mapping[str, int]], program: bytes = PROGRAM) -> str:
     """Digest of the weights after rounds with these devices and their examples, in integers that have no end."""
     model = weights()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights"
         for number, devices in takers.items():
             path.write_bytes(model.astype("<f4").tobytes())
-            task = Task(number, Blob.of(PROGRAM), Blob.of(path.read_bytes()), Plan(), seed=SEED)
+            task = Task(number, Blob.of(program), Blob.of(path.read_bytes()), Plan(), seed=SEED)
             total = np.zeros(P, object)
             for device, examples in devices.items():
                 update = SeededTrainer(device).train(task, path, path, never)
@@ -76,6 +76,7 @@ class World:
     devices: int = 3
     rounds: Rounds = field(default_factory=lambda: Rounds(total=3, devices=3, deadline=DEADLINE))
     strategy: str = "fedavg"
+    program: bytes = PROGRAM
     hub: Hub = field(default_factory=Hub)
     now: float = 0.0
     records: list[RoundRecord] = field(default_factory=list)
@@ -100,7 +101,7 @@ class World:
         """A new aggregator on whatever the journal holds."""
         self.journal = Journal(self.folder / "cloud")
         self.cloud_bus = self.hub.connect()
-        federation = Federation(PROGRAM, weights(), strategy(self.strategy), Plan(), self.rounds, SEED)
+        federation = Federation(self.program, weights(), strategy(self.strategy), Plan(), self.rounds, SEED)
         self.cloud = Aggregator(
             federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, report=self.records.append
         )
