@@ -23,7 +23,7 @@ class PowerCut(BaseException):
 
 def _path(what: Any) -> Path:
     """The file that a call is about, by its path or its handle."""
-    return Path(os.readlink(f"/proc/self/fd/{what}") if isinstance(what, int) else what)
+    return Path(f"/proc/self/fd/{what}").readlink() if isinstance(what, int) else Path(what)
 
 
 class Disk:

@@ -129,7 +129,7 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path, mode:
     database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
     database.close()
     before = content(tmp_path)
-    with pytest.raises(StoreError, match=r"journal.sqlite has schema 2, this fedfleet knows 1; use the newer fedfleet"):
+    with pytest.raises(StoreError, match=r"journal.sqlite has schema 3, this fedfleet knows 2; use the newer fedfleet"):
         Journal(tmp_path)
     assert content(tmp_path) == before
 

@@ -59,6 +59,7 @@ class Aggregator:
         self._round: Round | None = None
         self._began = clock()
         self._bytes_up = 0
+        self._whole: list[Update] = []
         ended = journal.ended_task()
         self._superseded = [ended.weights] if ended else []
         self.presence = Presence()
@@ -75,6 +76,8 @@ class Aggregator:
         """Handle what arrives within `timeout` seconds; end the round, and begin the next one, when it is time."""
         for delivery in self._bus.deliveries(timeout if self._outbox.idle else min(timeout, HASTE)):
             self._handle(delivery)
+        if self._round is not None:
+            self._count(self._round)
         for device, receipt in self._inbox.requests():
             self._bus.publish(self._topics.receipt(device), encode(receipt))
         self._outbox.step()
@@ -182,20 +185,23 @@ class Aggregator:
         """Return what is to be said at once to an offer or a part; raises FrameError."""
         if frames.unpack(payload)[0].get("kind") == Part.__name__.lower():
             update = self._inbox.part(device, *open_part(payload))
-            return None if update is None else self._count(round_, update)
+            if update is not None:
+                self._whole.append(update)
+            return None
         offered = open_offer(payload)
         if offered.round != round_.task.round or device in round_.counted:
             return round_.take(join(device, offered, b"\0"))
         self._inbox.offer(device, offered)
         return None
 
-    def _count(self, round_: Round, update: Update) -> Receipt:
-        """Fold an update in; what is counted is in the journal before its receipt is sent."""
-        known = update.device in round_.counted
-        receipt = round_.take(update)
-        if receipt.outcome == "counted" and not known:
-            self._journal.count(update)
-        return receipt
+    def _count(self, round_: Round) -> None:
+        """Fold in what has come whole, and note it in the journal, all at once; only then are the receipts sent."""
+        whole, self._whole = self._whole, []
+        fresh = [update for update in whole if update.device not in round_.counted]
+        receipts = [(update.device, round_.take(update)) for update in whole]
+        self._journal.count(*(update for update in fresh if round_.counted.get(update.device) is update))
+        for device, receipt in receipts:
+            self._bus.publish(self._topics.receipt(device), encode(receipt))
 
     def _empty(self) -> Inbox:
         return Inbox(self._plan.codec, self.weights.size, self._clock)

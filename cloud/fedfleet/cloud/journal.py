@@ -20,14 +20,15 @@ from fedfleet.wire.messages import CHUNK, Blob, Task, Update
 from fedfleet.wire.record import build, plain
 
 KEPT = 3
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, task TEXT NOT NULL, state TEXT NOT NULL, weights TEXT, moments TEXT
 ) STRICT;
 CREATE TABLE updates (
     round INTEGER NOT NULL, device TEXT NOT NULL, examples INTEGER NOT NULL, codec TEXT NOT NULL,
-    delta TEXT NOT NULL, metrics TEXT NOT NULL, PRIMARY KEY (round, device)
+    start INTEGER NOT NULL, size INTEGER NOT NULL, delta TEXT NOT NULL, metrics TEXT NOT NULL,
+    PRIMARY KEY (round, device)
 ) STRICT;
 """
 
@@ -46,9 +47,11 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         """Open `folder`, made where it is missing; raises StoreError where it is damaged, newer or in use."""
         self._blobs = folder / "blobs"
+        self._updates = folder / "updates"
         self._path = path = folder / "journal.sqlite"
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
+            self._updates.mkdir(exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=1)
         except OSError as error:
             raise StoreError(
@@ -77,8 +80,10 @@ class Journal:
         if version == 0:
             self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
         elif version != SCHEMA_VERSION:
+            which = "newer" if version > SCHEMA_VERSION else "older"
             raise StoreError(
-                f"{path} has schema {version}, this fedfleet knows {SCHEMA_VERSION}; use the newer fedfleet"
+                f"{path} has schema {version}, this fedfleet knows {SCHEMA_VERSION}; use the {which} fedfleet, "
+                "or choose another state folder"
             )
 
     def put(self, data: bytes) -> Blob:
@@ -119,11 +124,31 @@ class Journal:
         text = json.dumps(plain(task))
         self._run("INSERT INTO rounds (round, task, state) VALUES (?, ?, 'open')", task.round, text)
 
-    def count(self, update: Update) -> None:
-        """Note one counted update; synced when this returns."""
-        delta = self.put(update.delta).digest
-        row = (update.round, update.device, update.examples, update.codec, delta, json.dumps(update.metrics))
-        self._run("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?)", *row)
+    def count(self, *updates: Update) -> None:
+        """Note counted updates of one round; all of them are synced, in one go, when this returns. Raises StoreError.
+
+        Their differences stand one behind the other in a file of the round; what a crash left behind the last one that
+        the database knows is written over.
+        """
+        if not updates:
+            return
+        round_ = updates[0].round
+        ((start,),) = self._run("SELECT coalesce(max(start + size), 0) FROM updates WHERE round = ?", round_)
+        rows = []
+        for update in updates:
+            size, digest = len(update.delta), hashlib.sha256(update.delta).hexdigest()
+            metrics = json.dumps(update.metrics)
+            rows.append((round_, update.device, update.examples, update.codec, start, size, digest, metrics))
+            start += size
+        files.put(self._deltas(round_), rows[0][4], b"".join(update.delta for update in updates))
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise StoreError(f"{self._path}: {error}; free the disk or restore a backup") from None
 
     def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
         """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
@@ -164,19 +189,30 @@ class Journal:
 
     def updates(self, round_: int) -> Iterator[Update]:
         """Yield the updates that `round_` has counted, in the order of device ids."""
-        query = "SELECT device, examples, codec, delta, metrics FROM updates WHERE round = ? ORDER BY device"
-        for device, examples, codec, delta, metrics in self._run(query, round_):
-            yield Update(round_, device, examples, codec, self.get(delta), json.loads(metrics))
+        query = "SELECT device, examples, codec, start, size, delta, metrics FROM updates WHERE round = ?"
+        for device, examples, codec, start, size, digest, metrics in self._run(f"{query} ORDER BY device", round_):
+            data = self._delta(round_, start, size)
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise StoreError(f"{self._deltas(round_)} is missing or damaged; restore a backup")
+            yield Update(round_, device, examples, codec, data, json.loads(metrics))
 
     def close(self) -> None:
         """Let go of the folder."""
         self._db.close()
 
+    def _deltas(self, round_: int) -> Path:
+        return self._updates / str(round_)
+
+    def _delta(self, round_: int, start: int, size: int) -> bytes:
+        try:
+            with self._deltas(round_).open("rb") as file:
+                file.seek(start)
+                return file.read(size)
+        except OSError:
+            return b""
+
     def _drop_deltas(self, round_: int) -> None:
-        # A difference may have the bytes of a model: from zero weights, one device's is the next one.
-        models = "SELECT weights FROM rounds WHERE weights IS NOT NULL"
-        for (digest,) in self._run(f"SELECT delta FROM updates WHERE round = ? AND delta NOT IN ({models})", round_):
-            files.remove(self._blobs / digest)
+        files.remove(self._deltas(round_))
 
     def _drop_models(self) -> None:
         """Remove what older rounds name and no other needs; a round forgets its names last, in case we are cut off."""

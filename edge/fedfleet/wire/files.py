@@ -25,6 +25,22 @@ def write(path: Path, data: bytes) -> None:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def put(path: Path, start: int, data: bytes) -> None:
+    """Write `data` as the end of the file `path`, from byte `start` on, and sync it. Raises StoreError."""
+    try:
+        made = not path.exists()
+        with path.open("xb" if made else "r+b") as file:
+            file.seek(start)
+            file.write(data)
+            file.truncate()
+            file.flush()
+            os.fsync(file.fileno())
+        if made:
+            sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def settle(temporary: Path, path: Path) -> None:
     """Give the file `temporary` the name `path`: synced, renamed, folder synced. Raises StoreError."""
     try:

@@ -1,0 +1,143 @@
+"""A device killed at every point of its work, over a real broker: `python -m faults.kill_points [POINT ...]`.
+
+First the agent lives undisturbed and its points are listed. Then, for each point, a federation of its own in which the
+agent is killed there and started again: every round must count its contribution once, the final model must be the same
+to the bit, and nothing half-written may be left. Exit code 0 where all hold, else 1.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.federation import Federation, RoundRecord
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.strategies import strategy
+from fedfleet.edge.data import Store
+from fedfleet.models.compiled import Compiled
+from fedfleet.sim.brokers import running
+from fedfleet.wire.examples import Examples
+from fedfleet.wire.messages import Plan
+from fedfleet.wire.mqtt import MqttBus
+from fedfleet.wire.settings import Broker
+from fedfleet.wire.topics import Topics
+
+FEATURES = 300
+PATIENCE = 120.0
+ROOT = Path(__file__).parents[2]
+ROUNDS = Rounds(total=2, devices=1, deadline=600.0)
+
+
+class Life(NamedTuple):
+    """What came of a federation: the points that the agent passed before it was killed, and what must be the same."""
+
+    points: list[str]
+    digest: str
+    rounds: list[tuple[str, int, int]]
+    rest: list[str]
+
+    @property
+    def result(self) -> tuple[str, list[tuple[str, int, int]], list[str]]:
+        """What may not depend on any kill."""
+        return self.digest, self.rounds, self.rest
+
+
+def compiled() -> Compiled:
+    """A program whose weights and update take two chunks."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from fedfleet.models import compiler, zoo
+
+    return compiler.compile(zoo.tabular(FEATURES, 3), "sparse_categorical_crossentropy", batch=8)
+
+
+def live(program: Compiled, broker: Broker, folder: Path, fleet: str, at: int) -> Life:
+    """Run a federation whose only device is killed at point `at` and started again; 0 means never killed."""
+    random = np.random.default_rng(5)
+    x = random.normal(size=(20, FEATURES)).astype(np.float32)
+    Store.open(folder / "state" / "examples").append(Examples(x, random.integers(0, 3, 20).astype(np.int32)))
+    settings = folder / "agent.toml"
+    settings.write_text(f'device = "d1"\nfleet = "{fleet}"\n[broker]\nhost = "{broker.host}"\nport = {broker.port}\n')
+    federation = Federation(program.program, program.shared, strategy("fedavg"), Plan(learning_rate=0.05), ROUNDS, 7)
+    records: list[RoundRecord] = []
+    journal, bus = Journal(folder / "cloud"), MqttBus(broker, f"{fleet}-cloud")
+    agent = start(folder, settings, at)
+    try:
+        cloud = Aggregator(federation, Topics(fleet), bus, journal, time.monotonic, report=records.append)
+        end = time.monotonic() + PATIENCE
+        while not cloud.done:
+            cloud.step(0.05)
+            if agent.poll() is not None:
+                agent = start(folder, settings, 0)
+            if time.monotonic() > end:
+                raise TimeoutError(f"point {at}: {cloud.waiting()}; {(folder / 'agent.log').read_text()[-500:]}")
+        cloud.retire()
+        settled(folder)
+    finally:
+        agent.terminate()
+        agent.wait(20)
+        bus.close()
+        journal.close()
+    digest = hashlib.sha256(cloud.weights.astype("<f4").tobytes()).hexdigest()
+    rounds = [(record.state, record.reported, record.examples) for record in records]
+    rest = sorted(path.name for path in (folder / "state").rglob("*") if path.suffix in (".part", ".tmp", ".update"))
+    return Life((folder / "trace").read_text().splitlines(), digest, rounds, rest)
+
+
+def settled(folder: Path) -> None:
+    """Wait until the last receipt has come."""
+    end = time.monotonic() + PATIENCE
+    while any((folder / "state" / "spool").iterdir()) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def start(folder: Path, settings: Path, at: int) -> subprocess.Popen[bytes]:
+    """Start the agent; only its first life is traced."""
+    trace = folder / ("trace" if not (folder / "trace").exists() else "trace2")
+    command = [sys.executable, "-m", "faults.killed", str(trace), str(at), "--settings", str(settings)]
+    rooms = [str(ROOT / room) for room in ("edge", "tests", "models", "cloud", "firmware_sim")]
+    with (folder / "agent.log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": ":".join(rooms)})
+
+
+def table(program: Compiled, broker: Broker, folder: Path, chosen: Iterable[int]) -> tuple[Life, dict[int, Life]]:
+    """Live once undisturbed, then once for each of the points `chosen`, all where there are none."""
+
+    def one(at: int) -> Life:
+        (folder / str(at)).mkdir()
+        return live(program, broker, folder / str(at), f"fleet-{at}", at)
+
+    whole = one(0)
+    wanted = list(chosen) or list(range(1, len(whole.points) + 1))
+    with ThreadPoolExecutor(2) as pool:
+        return whole, dict(zip(wanted, pool.map(one, wanted)))
+
+
+def main() -> int:
+    """Print the table."""
+    began, bad = time.monotonic(), 0
+    with tempfile.TemporaryDirectory() as name, running("mosquitto", Path(name)) as (broker, kind):
+        print(f"broker: {kind}; a line is a point at which the agent was killed by SIGKILL and started again")
+        whole, lives = table(compiled(), broker, Path(name), map(int, sys.argv[1:]))
+        for at, found in lives.items():
+            good = found.result == whole.result
+            bad += not good
+            where = found.points[at - 1] if len(found.points) >= at else "not reached"
+            print(f"{at:4d}  {'ok ' if good else 'BAD'}  {where}" + ("" if good else f"  {found.result}"))
+    print(f"result points={len(lives)} bad={bad} seconds={time.monotonic() - began:.0f} digest={whole.digest[:12]}")
+    return 1 if bad or whole.rest else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
