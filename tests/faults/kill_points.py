@@ -1,4 +1,4 @@
-"""A device killed at every point of its work, over a real broker: `python -m faults.kill_points [POINT ...]`.
+"""A device killed at every point of its work, over a real mosquitto: `python -m faults.kill_points [POINT ...]`.
 
 First the agent lives undisturbed and its points are listed. Then, for each point, a federation of its own in which the
 agent is killed there and started again: every round must count its contribution once, the final model must be the same
@@ -35,6 +35,7 @@ from fedfleet.wire.settings import Broker
 from fedfleet.wire.topics import Topics
 
 FEATURES = 300
+FLEET = "killed"
 PATIENCE = 120.0
 ROOT = Path(__file__).parents[2]
 ROUNDS = Rounds(total=2, devices=1, deadline=600.0)
@@ -62,19 +63,26 @@ def compiled() -> Compiled:
     return compiler.compile(zoo.tabular(FEATURES, 3), "sparse_categorical_crossentropy", batch=8)
 
 
-def live(program: Compiled, broker: Broker, folder: Path, fleet: str, at: int) -> Life:
+def live(program: Compiled, folder: Path, at: int) -> Life:
+    """Run a federation over a broker of its own; see `_live`."""
+    folder.mkdir()
+    with running("mosquitto", folder) as (broker, _):
+        return _live(program, broker, folder, at)
+
+
+def _live(program: Compiled, broker: Broker, folder: Path, at: int) -> Life:
     """Run a federation whose only device is killed at point `at` and started again; 0 means never killed."""
     random = np.random.default_rng(5)
     x = random.normal(size=(20, FEATURES)).astype(np.float32)
     Store.open(folder / "state" / "examples").append(Examples(x, random.integers(0, 3, 20).astype(np.int32)))
     settings = folder / "agent.toml"
-    settings.write_text(f'device = "d1"\nfleet = "{fleet}"\n[broker]\nhost = "{broker.host}"\nport = {broker.port}\n')
+    settings.write_text(f'device = "d1"\nfleet = "{FLEET}"\n[broker]\nhost = "{broker.host}"\nport = {broker.port}\n')
     federation = Federation(program.program, program.shared, strategy("fedavg"), Plan(learning_rate=0.05), ROUNDS, 7)
     records: list[RoundRecord] = []
-    journal, bus = Journal(folder / "cloud"), MqttBus(broker, f"{fleet}-cloud")
+    journal, bus = Journal(folder / "cloud"), MqttBus(broker, f"{FLEET}-cloud")
     agent = start(folder, settings, at)
     try:
-        cloud = Aggregator(federation, Topics(fleet), bus, journal, time.monotonic, report=records.append)
+        cloud = Aggregator(federation, Topics(FLEET), bus, journal, time.monotonic, report=records.append)
         end = time.monotonic() + PATIENCE
         while not cloud.done:
             cloud.step(0.05)
@@ -83,7 +91,7 @@ def live(program: Compiled, broker: Broker, folder: Path, fleet: str, at: int) -
             if time.monotonic() > end:
                 raise TimeoutError(f"point {at}: {cloud.waiting()}; {(folder / 'agent.log').read_text()[-500:]}")
         cloud.retire()
-        settled(folder)
+        settled(folder, agent)
     finally:
         agent.terminate()
         agent.wait(20)
@@ -91,15 +99,16 @@ def live(program: Compiled, broker: Broker, folder: Path, fleet: str, at: int) -
         journal.close()
     digest = hashlib.sha256(cloud.weights.astype("<f4").tobytes()).hexdigest()
     rounds = [(record.state, record.reported, record.examples) for record in records]
-    rest = sorted(path.name for path in (folder / "state").rglob("*") if path.suffix in (".part", ".tmp", ".update"))
+    rest = sorted(path.name for path in (folder / "state").rglob("*") if path.suffix in (".part", ".tmp"))
     return Life((folder / "trace").read_text().splitlines(), digest, rounds, rest)
 
 
-def settled(folder: Path) -> None:
-    """Wait until the last receipt has come."""
+def settled(folder: Path, agent: subprocess.Popen[bytes]) -> None:
+    """Wait until the last receipt has come; an agent that is killed over it keeps its update until a newer task."""
     end = time.monotonic() + PATIENCE
-    while any((folder / "state" / "spool").iterdir()) and time.monotonic() < end:
+    while any((folder / "state" / "spool").iterdir()) and agent.poll() is None:
         time.sleep(0.02)
+        assert time.monotonic() < end, "the last receipt has not come"
 
 
 def start(folder: Path, settings: Path, at: int) -> subprocess.Popen[bytes]:
@@ -111,12 +120,11 @@ def start(folder: Path, settings: Path, at: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": ":".join(rooms)})
 
 
-def table(program: Compiled, broker: Broker, folder: Path, chosen: Iterable[int]) -> tuple[Life, dict[int, Life]]:
+def table(program: Compiled, folder: Path, chosen: Iterable[int]) -> tuple[Life, dict[int, Life]]:
     """Live once undisturbed, then once for each of the points `chosen`, all where there are none."""
 
     def one(at: int) -> Life:
-        (folder / str(at)).mkdir()
-        return live(program, broker, folder / str(at), f"fleet-{at}", at)
+        return live(program, folder / str(at), at)
 
     whole = one(0)
     wanted = list(chosen) or list(range(1, len(whole.points) + 1))
@@ -127,9 +135,9 @@ def table(program: Compiled, broker: Broker, folder: Path, chosen: Iterable[int]
 def main() -> int:
     """Print the table."""
     began, bad = time.monotonic(), 0
-    with tempfile.TemporaryDirectory() as name, running("mosquitto", Path(name)) as (broker, kind):
-        print(f"broker: {kind}; a line is a point at which the agent was killed by SIGKILL and started again")
-        whole, lives = table(compiled(), broker, Path(name), map(int, sys.argv[1:]))
+    with tempfile.TemporaryDirectory() as name:
+        print("a line is a point at which the agent was killed by SIGKILL and started again")
+        whole, lives = table(compiled(), Path(name), map(int, sys.argv[1:]))
         for at, found in lives.items():
             good = found.result == whole.result
             bad += not good

@@ -10,7 +10,6 @@ from brokers import KINDS
 from faults.kill_points import table
 
 from fedfleet.models.compiled import Compiled
-from fedfleet.sim.brokers import running
 
 
 @pytest.mark.skipif("mosquitto" not in KINDS, reason="mosquitto is not installed")
@@ -18,8 +17,7 @@ def test_a_killed_device_contributes_once_and_to_the_same_bits(
     small: Compiled, tmp_path: Path, rooms: Callable[..., None]
 ) -> None:
     rooms(Path(__file__).parents[1])
-    with running("mosquitto", tmp_path) as (broker, _):
-        whole, lives = table(small, broker, tmp_path, [12, 25, 40, 60])
+    whole, lives = table(small, tmp_path, [12, 25, 40, 60])
     assert len(whole.points) >= 40
     assert whole.rounds == [("closed", 1, 20)] * 2
     for at, found in lives.items():
