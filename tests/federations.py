@@ -23,6 +23,7 @@ from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Stop, Trainer
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.bus import Will
+from fedfleet.wire.codecs import grow
 from fedfleet.wire.loopback import Hub, LoopbackBus
 from fedfleet.wire.messages import Blob, Plan, Task, Update
 from fedfleet.wire.topics import Topics
@@ -49,19 +50,19 @@ def never() -> bool:
     return False
 
 
-def fedavg(takers: Mapping[int, Mapping[str, int]], program: bytes = PROGRAM) -> str:
+def fedavg(takers: Mapping[int, Mapping[str, int]], program: bytes = PROGRAM, plan: Plan | None = None) -> str:
     """Digest of the weights after rounds with these devices and their examples, in integers that have no end."""
     model = weights()
     with TemporaryDirectory() as folder:
         path = Path(folder) / "weights"
         for number, devices in takers.items():
             path.write_bytes(model.astype("<f4").tobytes())
-            task = Task(number, Blob.of(program), Blob.of(path.read_bytes()), Plan(), seed=SEED)
+            task = Task(number, Blob.of(program), Blob.of(path.read_bytes()), plan or Plan(), seed=SEED)
             total = np.zeros(P, object)
             for device, examples in devices.items():
                 update = SeededTrainer(device).train(task, path, path, never)
                 assert update is not None
-                delta = np.frombuffer(update.delta, "<f4").astype(np.float64)
+                delta = grow(update.codec, update.delta, P).astype(np.float64)
                 total = total + np.array([round(x * 2**30) for x in delta], object) * examples
             mean = total.astype(np.float64) / (sum(devices.values()) * 2**30)
             model = (model.astype(np.float64) + mean).astype(np.float32)
@@ -77,6 +78,7 @@ class World:
     rounds: Rounds = field(default_factory=lambda: Rounds(total=3, devices=3, deadline=DEADLINE))
     strategy: str = "fedavg"
     program: bytes = PROGRAM
+    plan: Plan = field(default_factory=Plan)
     hub: Hub = field(default_factory=Hub)
     now: float = 0.0
     records: list[RoundRecord] = field(default_factory=list)
@@ -101,7 +103,7 @@ class World:
         """A new aggregator on whatever the journal holds."""
         self.journal = Journal(self.folder / "cloud")
         self.cloud_bus = self.hub.connect()
-        federation = Federation(self.program, weights(), strategy(self.strategy), Plan(), self.rounds, SEED)
+        federation = Federation(self.program, weights(), strategy(self.strategy), self.plan, self.rounds, SEED)
         self.cloud = Aggregator(
             federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, report=self.records.append
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import tracemalloc
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from fedfleet.cloud import inbox as rules
 from fedfleet.cloud.inbox import Inbox
 from fedfleet.wire.chunks import Part, offer, open_part, pack_offer, split
+from fedfleet.wire.codecs import lengths
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.frames import pack
 from fedfleet.wire.messages import CHUNK, MAX_BLOB, Blob, Receipt, Update
@@ -177,6 +179,33 @@ def test_a_wrong_size_is_refused_before_anything_is_allocated(size: int) -> None
 def test_another_codec_than_the_plans_is_refused() -> None:
     with pytest.raises(FrameError, match="update is encoded as 'x{32}', the plan says float32"):
         inbox().offer("a", replace(offer(update("a")), codec="x" * 3000))
+
+
+CODED = "topk:0.1+int4+zlib"
+
+
+def coded(name: str, size: int) -> Update:
+    return replace(update("a"), codec=name, delta=bytes(size))
+
+
+def test_a_device_too_old_for_the_plans_codec_sends_float32() -> None:
+    for name, size in ((CODED, 777), ("float32", 4 * P)):
+        box, sent = Inbox(CODED, P, Clock()), coded(name, size)
+        box.offer("a", offer(sent))
+        asked(box)
+        assert [box.part("a", *one) for one in parts(sent)][-1] == sent
+    for name, size in (("int4", P // 2), ("float32+zlib", 9)):
+        with pytest.raises(FrameError, match=rf"encoded as '{re.escape(name)}', the plan says {re.escape(CODED)}"):
+            Inbox(CODED, P, Clock()).offer("a", offer(coded(name, size)))
+
+
+@pytest.mark.parametrize("size", [1, 4 * P, MAX_BLOB])
+def test_a_codec_bounds_what_is_allocated(size: int) -> None:
+    most = lengths(CODED, P)[-1]
+    assert most < P
+    lie = replace(offer(coded(CODED, 9)), blob=Blob("c" * 64, size))
+    with pytest.raises(FrameError, match=f"update has {size} bytes, the model's take 2 to {most}"):
+        Inbox(CODED, P, Clock()).offer("a", lie)
 
 
 @pytest.mark.parametrize(

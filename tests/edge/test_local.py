@@ -14,7 +14,7 @@ from federations import never
 from fedfleet.edge.data import Store
 from fedfleet.edge.local import LocalTrainer, batch_seed, read_weights
 from fedfleet.models.compiled import Compiled
-from fedfleet.wire.errors import DataError, FedfleetError, ProgramError, StoreError
+from fedfleet.wire.errors import DataError, ProgramError, StoreError
 from fedfleet.wire.examples import Examples
 from fedfleet.wire.messages import Blob, Plan, Task, Update
 
@@ -106,7 +106,6 @@ def refusals() -> list[Any]:
             ProgramError,
             "training diverged in round 3: .*; lower the lear",
         ),
-        ({"plan": Plan(codec="zip")}, FedfleetError, "unknown codec 'zip'; known: float32"),
     ]
 
 

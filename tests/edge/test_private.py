@@ -97,7 +97,7 @@ def test_what_has_rotted_is_passed_over(tmp_path: Path, damage: bytes | None) ->
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "local").write_text("in the way")
-    with pytest.raises(StoreError, match=r"cannot be made: .*; make room for local weights"):
+    with pytest.raises(StoreError, match=r"cannot be made: .*; make room on the disk"):
         Private(tmp_path / "local", DIGEST, INITIAL).keep(1, INITIAL)
 
 

@@ -36,6 +36,12 @@ def test_a_task_survives_the_wire(plan: Plan, round_: int, share: float) -> None
     assert decode(Task, encode(task)) == task
 
 
+@pytest.mark.parametrize("codec", ["topk:0.1+int4+zlib", "of a newer fleet", "", "x" * 9000])
+def test_a_codec_is_any_name_until_it_is_used(codec: str) -> None:
+    task = replace(TASK, plan=replace(TASK.plan, codec=codec))
+    assert decode(Task, encode(task)) == task
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

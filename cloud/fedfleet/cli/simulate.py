@@ -48,6 +48,9 @@ def simulate(
     epochs: Annotated[int, typer.Option(help="Passes over a device's examples in a round.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="The devices' learning rate.")] = 0.02,
     momentum: Annotated[float, typer.Option(help="The devices' momentum.")] = 0.9,
+    codec: Annotated[
+        str, typer.Option(help="How updates travel: float32 | float16 | int8 | int4 | topk:0.1+int4+zlib and the like.")
+    ] = "float32",
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
     share: Annotated[float, typer.Option(help="Share of the fleet that a round calls.")] = 1.0,
     deadline: Annotated[float, typer.Option(help="Seconds after which a round ends without the late.")] = 120.0,
@@ -75,7 +78,7 @@ def simulate(
             batch=batch,
             seed=seed,
             rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline),
-            plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum),
+            plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum, codec=codec),
         )
     except Mismatch as error:
         raise SettingsError(str(error)) from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from fedfleet.wire import frames
 from fedfleet.wire.chunks import Assembly, Offer, Part, join
-from fedfleet.wire.codecs import codec
+from fedfleet.wire.codecs import PLAIN, lengths, span
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import MAX_ROUND, Receipt, Update, seen
 
@@ -35,9 +35,9 @@ class Inbox:
     """Offers and parts in; whole updates out, and what to ask which device for."""
 
     def __init__(self, codec_name: str, parameters: int, clock: Callable[[], float]) -> None:
-        """Expect updates of `parameters` weights, encoded as the plan says."""
+        """Expect updates of `parameters` weights, encoded as the plan says, or plainly by a device too old for that."""
         self._codec = codec_name
-        self._size = codec(codec_name).size(parameters)
+        self._lengths = {name: lengths(name, parameters) for name in (codec_name, PLAIN)}
         self._clock = clock
         self._waiting: dict[str, Offer] = {}
         self._open: dict[str, Open] = {}
@@ -122,7 +122,8 @@ class Inbox:
                     del self._open[device]
 
     def _check(self, offered: Offer) -> None:
-        if offered.codec != self._codec:
+        fits = self._lengths.get(offered.codec)
+        if fits is None:
             raise FrameError(f"update is encoded as {offered.codec[:32]!r}, the plan says {self._codec}")
-        if offered.blob.size != self._size:
-            raise FrameError(f"update has {offered.blob.size} bytes, the model's take {self._size}")
+        if offered.blob.size not in fits:
+            raise FrameError(f"update has {offered.blob.size} bytes, the model's take {span(fits)}")

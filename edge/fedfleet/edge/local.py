@@ -13,9 +13,10 @@ import numpy as np
 
 from fedfleet.edge.data import Batch, Store
 from fedfleet.edge.private import Private
+from fedfleet.edge.residual import encoded
 from fedfleet.edge.runtime import Program, read_blob
 from fedfleet.edge.trainer import Stop
-from fedfleet.wire.codecs import Weights, codec
+from fedfleet.wire.codecs import Weights, spoken
 from fedfleet.wire.errors import DataError, ProgramError, StoreError
 from fedfleet.wire.messages import SCALARS, SGD, Plan, Task, Update
 
@@ -24,7 +25,7 @@ class LocalTrainer:
     """A trainer that runs the program right here; the child process is built around it."""
 
     def __init__(self, device: str, examples: Path) -> None:
-        """Train for `device` on the store in folder `examples`; local layers are kept beside it, in `local`."""
+        """Train for `device` on the store in folder `examples`; `local` and `residual` beside it hold what stays."""
         self._device = device
         self._examples = examples
         self._program: Program | None = None
@@ -55,6 +56,10 @@ class LocalTrainer:
             raise ProgramError(
                 f"training diverged in round {task.round}: weights are not finite; lower the learning rate"
             )
+        codec = spoken(task.plan.codec)
+        nothing = np.zeros(shared.size, np.float32)
+        residual = Private(self._examples.with_name("residual"), self._program.digest, nothing, programs=1)
+        data = encoded(codec, delta[: shared.size], residual, task.round, seed)
         if self._program.local.size:
             private.keep(task.round, trained[shared.size :])
         metrics = {
@@ -63,14 +68,7 @@ class LocalTrainer:
             "seconds": time.monotonic() - began,
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        return Update(
-            task.round,
-            self._device,
-            len(store),
-            task.plan.codec,
-            codec(task.plan.codec).shrink(delta[: shared.size]),
-            metrics,
-        )
+        return Update(task.round, self._device, len(store), codec, data, metrics)
 
     def close(self) -> None:
         """Forget the program."""

@@ -1,8 +1,8 @@
-"""The weights of local layers: they train on this device, stay on its disk, and no update holds them.
+"""What stays on this device from round to round: the weights of local layers, and what codecs lost (residual.py).
 
 local/<program digest>/<round>.weights  float32, little-endian, as that round left them, with their sha256 behind
 
-Those of the newest two programs are kept, so that a fleet which goes back to the last one finds its weights again.
+Local weights of the newest two programs are kept, so that a fleet which goes back to the last one finds them again.
 A round starts from the newest weights below its own number. So a device that lost its power between keeping them and
 sending its update trains that round again from where it began, and comes to the same bits.
 """
@@ -25,16 +25,20 @@ SHA256 = 32
 
 
 class Private:
-    """One program's local weights in a folder that all programs share."""
+    """One program's weights in a folder that all programs share."""
 
-    def __init__(self, folder: Path, digest: str, initial: Weights) -> None:
-        """`initial` is what the program brings, float32[L]; `folder` is made when there is something to keep."""
+    def __init__(self, folder: Path, digest: str, initial: Weights, programs: int = 2) -> None:
+        """`initial` is what the first round has, float32[L]; `folder` is made when there is something to keep.
+
+        What is kept of more than `programs` programs goes, the oldest first.
+        """
         self._programs = folder
         self._folder = folder / digest
         self._initial = initial
+        self._others = programs - 1
 
     def before(self, round_: int) -> Weights:
-        """Return what `round_` starts from: the newest of an earlier round, or what the program brings."""
+        """Return what `round_` starts from: the newest of an earlier round, or the initial ones."""
         for number in sorted(_rounds(self._folder), reverse=True):
             found = self._read(number) if number < round_ else None
             if found is not None:
@@ -42,7 +46,7 @@ class Private:
         return self._initial
 
     def keep(self, round_: int, weights: Weights) -> None:
-        """Write what `round_` left; of all others only the newest earlier one is kept, and one other program's.
+        """Write what `round_` left; of all others only the newest earlier one is kept, and other programs'.
 
         Raises StoreError.
         """
@@ -50,14 +54,15 @@ class Private:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self._folder} cannot be made: {error.strerror}; make room for local weights") from None
+            raise StoreError(f"{self._folder} cannot be made: {error.strerror}; make room on the disk") from None
         files.write(self._path(round_), data + hashlib.sha256(data).digest())
         # those of later rounds are of a fleet that has begun anew since
         earlier = _newest(self._folder, round_)
         for number in _rounds(self._folder) - {round_, earlier}:
             files.remove(self._path(number))
         others = [path for path in self._programs.iterdir() if DIGEST.fullmatch(path.name) and path != self._folder]
-        for path in sorted(others, key=lambda path: _newest(path, round_))[:-1]:
+        newest_first = sorted(others, key=lambda path: _newest(path, round_), reverse=True)
+        for path in newest_first[self._others :]:
             shutil.rmtree(path, ignore_errors=True)  # what is left of it, after a power cut too, goes next time
 
     def _path(self, round_: int) -> Path:

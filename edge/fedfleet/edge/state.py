@@ -6,6 +6,7 @@ state/
   spool/               the newest update, until its receipt or a newer task (see spool.py)
   examples/            the example store
   local/               the weights of layers that never leave the device (see private.py)
+  residual/            what codecs lost of the last updates, for the next one (see residual.py)
   trainer.log          what the training process wrote last
 """
 

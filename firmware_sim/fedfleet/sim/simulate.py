@@ -31,7 +31,7 @@ from fedfleet.sim.patience import Patience
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
 from fedfleet.wire.bus import Bus
-from fedfleet.wire.codecs import Weights
+from fedfleet.wire.codecs import Weights, codec
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import Examples
 from fedfleet.wire.loopback import Hub
@@ -111,6 +111,7 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
     strategy(wanted.strategy)
+    codec(wanted.plan.codec)
     if wanted.engine not in ENGINES:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if not 1 <= wanted.devices <= 1000:

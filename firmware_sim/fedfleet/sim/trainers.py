@@ -8,7 +8,7 @@ import numpy as np
 
 from fedfleet.edge.local import batch_seed, read_weights
 from fedfleet.edge.trainer import Stop
-from fedfleet.wire.codecs import codec
+from fedfleet.wire.codecs import shrink
 from fedfleet.wire.messages import Task, Update
 
 
@@ -24,10 +24,10 @@ class SeededTrainer:
         """Return the update that this device always makes in this round."""
         if stop():
             return None
-        start = read_weights(weights, task.weights.digest)
-        noise = np.random.PCG64(batch_seed(task, self._device)).random_raw(start.size)
+        start, seed = read_weights(weights, task.weights.digest), batch_seed(task, self._device)
+        noise = np.random.PCG64(seed).random_raw(start.size)
         delta = ((noise >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1) * np.float32(0.01)
-        data = codec(task.plan.codec).shrink(delta)
+        data = shrink(task.plan.codec, delta, seed)
         return Update(task.round, self._device, self._examples, task.plan.codec, data, {"loss": 1.0})
 
     def close(self) -> None:
