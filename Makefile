@@ -15,7 +15,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill check bench-parity bench-step bench-footprint
-.PHONY: format lock clean
+.PHONY: bench-codecs format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -73,6 +73,9 @@ bench-step: $(VENV)/sim.stamp ## A training step beside TensorFlow's own, for ev
 
 bench-footprint: $(VENV)/sim.stamp ## Memory and disk of a device, beside TensorFlow and Flower (downloads 1.7 GB, minutes)
 	@$(BIN)/python benchmarks/footprint.py $(ARGS)
+
+bench-codecs: $(VENV)/sim.stamp ## Bytes up and what is learned with them, for each codec of updates
+	@$(BIN)/python benchmarks/uplink.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from fedfleet.models.compiled import Compiled
 from fedfleet.wire.examples import Examples
 
 ROOMS = [str(Path(__file__).parent.parent / room) for room in ("edge", "cloud", "models", "firmware_sim")]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 FEATURES = 300  # enough for an update of two parts
 
 
