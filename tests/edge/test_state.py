@@ -72,7 +72,7 @@ def test_blobs_are_kept_verified_and_forgotten(tmp_path: Path) -> None:
     assert path is not None
     assert path.read_bytes() == first
     assert state.verify(Blob.of(first))
-    state.forget_blobs([Blob.of(second)])
+    state.forget_blobs([Blob.of(second).digest])
     assert state.blob(Blob.of(first)) is None
     assert not state.verify(Blob.of(first))
     assert state.blob(Blob.of(second)) is not None

@@ -51,6 +51,10 @@ def simulate(
     codec: Annotated[
         str, typer.Option(help="How updates travel: float32 | float16 | int8 | int4 | topk:0.1+int4+zlib and the like.")
     ] = "float32",
+    downlink: Annotated[
+        str,
+        typer.Option(help="The codec of what changed in the weights, for devices that have the last."),
+    ] = "",
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
     share: Annotated[float, typer.Option(help="Share of the fleet that a round calls.")] = 1.0,
     deadline: Annotated[float, typer.Option(help="Seconds after which a round ends without the late.")] = 120.0,
@@ -77,7 +81,7 @@ def simulate(
             local=tuple(local or ()),
             batch=batch,
             seed=seed,
-            rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline),
+            rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline, downlink=downlink),
             plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum, codec=codec),
         )
     except Mismatch as error:

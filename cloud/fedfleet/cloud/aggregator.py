@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from fedfleet.cloud.downlink import published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
 from fedfleet.cloud.inbox import Inbox
 from fedfleet.cloud.journal import Journal
@@ -61,7 +62,7 @@ class Aggregator:
         self._bytes_up = 0
         self._whole: list[Update] = []
         ended = journal.ended_task()
-        self._superseded = [ended.weights] if ended else []
+        self._superseded = _moving(ended) if ended else []
         self.presence = Presence()
         self._inbox = self._empty()
         self._outbox = Outbox(bus, topics, journal, clock)
@@ -208,23 +209,25 @@ class Aggregator:
 
     def _begin(self) -> None:
         task = self._open_task()
-        options = self._federation.rounds
         if task is None:
-            weights = self._journal.put(self.weights.astype("<f4").tobytes())
-            number = self._last_round + 1
-            task = self._calling(
-                Task(number, self._program, weights, self._plan, options.share, self._federation.seed, options.deadline)
-            )
+            task = self._calling(self._next_task())
             self._journal.open_round(task)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
         self._last_round = task.round
         self._bytes_up = 0
         self._inbox = self._empty()
-        self._outbox.put(task.weights)
+        for blob in _moving(task):
+            self._outbox.put(blob)
         self._outbox.say(self._topics.task, encode(task))
-        self._clear(but=task.weights)
+        self._clear(but=task)
         self._outbox.step()
+
+    def _next_task(self) -> Task:
+        options, number = self._federation.rounds, self._last_round + 1
+        weights, patch = published(self._journal, self.weights, self._journal.ended_task(), options.downlink, number)
+        seed = self._federation.seed
+        return Task(number, self._program, weights, self._plan, options.share, seed, options.deadline, patch)
 
     def _calling(self, task: Task) -> Task:
         """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
@@ -240,7 +243,7 @@ class Aggregator:
             return task
         log.warning("round %d abandoned: a newer task, or another program, has taken its place", task.round)
         self._journal.abandon_round(task.round)
-        self._superseded.append(task.weights)
+        self._superseded += _moving(task)
         return None
 
     def _resume(self, task: Task) -> Round:
@@ -262,7 +265,7 @@ class Aggregator:
         else:
             log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
             self._journal.abandon_round(round_.task.round)
-        self._superseded.append(round_.task.weights)
+        self._superseded += _moving(round_.task)
         self._round = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
         record = recorded(round_, verdict, seconds, self._bytes_up, self.weights)
@@ -273,9 +276,15 @@ class Aggregator:
     def _scored(self, record: RoundRecord) -> RoundRecord:
         return record if self._evaluate is None else replace(record, scores=self._evaluate(self.weights))
 
-    def _clear(self, but: Blob | None = None) -> None:
+    def _clear(self, but: Task | None = None) -> None:
         """Take the weights of earlier rounds off the broker, now that a newer task names others."""
+        needed = _moving(but) if but else []
         for blob in self._superseded:
-            if blob != but:
+            if blob not in needed:
                 self._outbox.drop(blob)
         self._superseded.clear()
+
+
+def _moving(task: Task) -> list[Blob]:
+    """What a task names that the next one does not."""
+    return [task.weights, *([task.patch.blob] if task.patch else [])]

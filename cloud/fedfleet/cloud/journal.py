@@ -219,9 +219,9 @@ class Journal:
         query = "SELECT round, task, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC"
         rows, underway = self._run(query), self.open_task()
         needed = {digest for _, _, *made in rows[:KEPT] for digest in made}
-        needed |= {underway.program.digest, underway.weights.digest} if underway else set()
-        for number, task, *made in rows[KEPT:]:
-            for digest in {json.loads(task)["weights"]["digest"], *made} - needed:
+        needed |= {underway.program.digest, *_named(underway)} if underway else set()
+        for number, text, *made in rows[KEPT:]:
+            for digest in {*_named(build(Task, json.loads(text), strict=False)), *made} - needed:
                 files.remove(self._blobs / digest)
             self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
 
@@ -235,3 +235,8 @@ class Journal:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}; free the disk or restore a backup") from None
+
+
+def _named(task: Task) -> list[str]:
+    """The blobs that a task names beside its program."""
+    return [task.weights.digest, *([task.patch.blob.digest] if task.patch else [])]

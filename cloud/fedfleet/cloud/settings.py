@@ -19,6 +19,7 @@ class Rounds:
     """How rounds are run: `total` of them, each calling a `share` of the fleet, none before `devices` are there.
 
     A round closes when all that were called have reported, or after `deadline` seconds if at least `quorum` have.
+    `downlink` is the codec by which devices that have the last weights get the next ones; all get them whole without.
     """
 
     total: int = 20
@@ -26,6 +27,7 @@ class Rounds:
     share: float = 1.0
     quorum: int = 1
     deadline: float = 600.0
+    downlink: str = ""
 
     def __post_init__(self) -> None:
         require(self.total >= 1, "total must be at least 1")
@@ -63,7 +65,11 @@ class AggregatorSettings:
 def load_aggregator(path: Path) -> AggregatorSettings:
     """Return the settings in `path`, names of strategy and codec checked. Raises SettingsError."""
     settings = load(path, AggregatorSettings)
-    for key, known, value in (("strategy", strategy, settings.strategy), ("plan.codec", codec, settings.plan.codec)):
+    for key, known, value in (
+        ("strategy", strategy, settings.strategy),
+        ("plan.codec", codec, settings.plan.codec),
+        ("rounds.downlink", codec, settings.rounds.downlink or "float32"),
+    ):
         try:
             known(value)
         except SettingsError as error:

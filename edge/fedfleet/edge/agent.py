@@ -18,7 +18,7 @@ from fedfleet.edge.trainer import Trainer
 from fedfleet.edge.uploads import Uploader
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError
-from fedfleet.wire.messages import Receipt, Status, Task, decode, encode, seen
+from fedfleet.wire.messages import Blob, Receipt, Status, Task, decode, encode, seen
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
@@ -43,6 +43,7 @@ class Agent:
         self._uploader = Uploader(device, topics, bus, state.spool, clock)
         self._resting = (0.0, 0.0)  # until when, and how long
         self._counted_down = 0
+        self._detour = 0  # the round whose weights are fetched whole, for their patch was no good
         self._stopping: Callable[[], bool] = lambda: False
         bus.subscribe(topics.receipt(device))
         bus.subscribe(topics.task)
@@ -84,7 +85,7 @@ class Agent:
         elif not task.calls(self.device):
             self._state.spool.clear()
             self._state.finish(task.round)
-        elif self._fetcher.fetch(task.program) and self._fetcher.fetch(task.weights):
+        elif self._fetcher.fetch(task.program) and self._fetcher.fetch(self._way(task)):
             self._work(task)
 
     def _handle(self, delivery: Delivery) -> None:
@@ -120,10 +121,9 @@ class Agent:
             self._state.finish(task.round - 1)
 
     def _work(self, task: Task) -> None:
-        program, weights = self._state.blob(task.program), self._state.blob(task.weights)
-        if program is None or weights is None:
-            return
-        self._state.forget_blobs((task.program, task.weights))
+        program, weights = self._state.blobs / task.program.digest, self._state.blobs / task.weights.digest
+        patch = (task.patch.base, task.patch.blob.digest) if task.patch and not weights.is_file() else ()
+        self._state.forget_blobs((task.program.digest, task.weights.digest, *patch))
         try:
             update = self._trainer.train(task, program, weights, self._superseded(task))
         except StoreError:
@@ -141,6 +141,13 @@ class Agent:
         self._uploader.fresh()
         self._uploader.step(task.round)
 
+    def _way(self, task: Task) -> Blob:
+        """What to fetch for the weights: the patch to those that are here, where there are such, or the whole."""
+        if task.patch is None or self._detour == task.round or self._state.blob(task.weights):
+            return task.weights
+        base = self._state.blob(Blob(task.patch.base, task.weights.size))
+        return task.patch.blob if base else task.weights
+
     def _superseded(self, task: Task) -> Callable[[], bool]:
         """Return a predicate that handles deliveries while training goes on."""
 
@@ -156,7 +163,8 @@ class Agent:
         log.error("round %d declined: %s", task.round, error)
         sound = [self._state.verify(blob) for blob in (task.program, task.weights)]
         if isinstance(error, ProgramError) and not all(sound):
-            return  # what was on disk has rotted and is gone: the next step fetches it again
+            self._detour = task.round
+            return  # what was on disk has rotted and is gone, or a patch was no good: the next step fetches the whole
         self._state.finish(task.round)
         self._say(Status("ready", self._state.boot, declined=task.round, reason=seen(str(error))))
 

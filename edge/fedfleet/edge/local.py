@@ -16,9 +16,10 @@ from fedfleet.edge.private import Private
 from fedfleet.edge.residual import encoded
 from fedfleet.edge.runtime import Program, read_blob
 from fedfleet.edge.trainer import Stop
-from fedfleet.wire.codecs import Weights, spoken
-from fedfleet.wire.errors import DataError, ProgramError, StoreError
-from fedfleet.wire.messages import SCALARS, SGD, Plan, Task, Update
+from fedfleet.wire import files
+from fedfleet.wire.codecs import Weights, grow, spoken
+from fedfleet.wire.errors import DataError, FrameError, ProgramError, SettingsError, StoreError
+from fedfleet.wire.messages import SCALARS, SGD, Blob, Plan, Task, Update
 
 
 class LocalTrainer:
@@ -34,7 +35,7 @@ class LocalTrainer:
         """Train as `task` says on the store's examples as they are now."""
         if self._program is None or self._program.digest != task.program.digest:
             self._program = Program(program, task.program.digest)
-        shared = read_weights(weights, task.weights.digest)
+        shared = task_weights(weights, task)
         if shared.shape != (self._program.shared,):
             raise ProgramError(f"weights have shape {shared.shape}, the program wants ({self._program.shared},)")
         private = Private(self._examples.with_name("local"), self._program.digest, self._program.local)
@@ -109,6 +110,24 @@ def batch_seed(task: Task, device: str) -> int:
     """Return the seed of a device's batches in a round: the same wherever and whenever it trains."""
     digest = hashlib.sha256(f"batches:{task.seed}:{task.round}:{device}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
+
+
+def task_weights(path: Path, task: Task) -> Weights:
+    """Return the weights that `task` starts from, patched together first where they are not at `path` yet.
+
+    Base and patch lie beside it, under their digests. Raises ProgramError where that does not lead to these weights.
+    """
+    if task.patch is not None and not path.is_file():
+        base = read_weights(path.with_name(task.patch.base), task.patch.base)
+        try:
+            change = grow(task.patch.codec, read_blob(path.with_name(task.patch.blob.digest)), base.size)
+        except (FrameError, SettingsError) as error:
+            raise ProgramError(f"the patch of round {task.round} cannot be used: {error}") from None
+        after = (base + change).astype("<f4").tobytes()
+        if Blob.of(after) != task.weights:
+            raise ProgramError(f"the patch of round {task.round} leads to other weights than the task's")
+        files.write(path, after)
+    return read_weights(path, task.weights.digest)
 
 
 def read_weights(path: Path, digest: str) -> Weights:

@@ -97,11 +97,10 @@ class State:
             files.remove(path)
         return good
 
-    def forget_blobs(self, but: Collection[Blob]) -> None:
-        """Remove the blobs of superseded tasks, whole or in part."""
-        wanted = {blob.digest for blob in but}
+    def forget_blobs(self, but: Collection[str]) -> None:
+        """Remove the blobs of superseded tasks, whole or in part; keep those with the digests `but`."""
         for path in self.blobs.iterdir():
-            if path.name not in wanted:
+            if path.name not in but:
                 files.remove(path)
 
     def _recall(self) -> Memory:

@@ -85,11 +85,24 @@ class Blob:
 
 
 @dataclass(frozen=True)
+class Patch:
+    """The way to a task's weights from those named `base`: their float32 sum with what `blob` encodes by `codec`."""
+
+    base: str
+    codec: str
+    blob: Blob
+
+    def __post_init__(self) -> None:
+        require(DIGEST.fullmatch(self.base) is not None, "base must be 64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
 class Task:
     """One round's work for the whole fleet. A newer task supersedes all others: the last round is over.
 
     Each device decides alone whether it is called (`calls`); `seed` makes its batches reproducible; an update
-    counts within `deadline` seconds of the task's publication.
+    counts within `deadline` seconds of the task's publication. `patch` is a shorter way to the weights, for those who
+    have the weights before.
     """
 
     round: int
@@ -99,6 +112,7 @@ class Task:
     share: float = 1.0
     seed: int = 0
     deadline: float = 600.0
+    patch: Patch | None = None
 
     def __post_init__(self) -> None:
         require(1 <= self.round <= MAX_ROUND, "round must be at least 1")

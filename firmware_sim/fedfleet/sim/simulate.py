@@ -112,6 +112,7 @@ def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
     strategy(wanted.strategy)
     codec(wanted.plan.codec)
+    codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if not 1 <= wanted.devices <= 1000:

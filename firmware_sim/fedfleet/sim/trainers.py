@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedfleet.edge.local import batch_seed, read_weights
+from fedfleet.edge.local import batch_seed, task_weights
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire.codecs import shrink
 from fedfleet.wire.messages import Task, Update
@@ -24,7 +24,7 @@ class SeededTrainer:
         """Return the update that this device always makes in this round."""
         if stop():
             return None
-        start, seed = read_weights(weights, task.weights.digest), batch_seed(task, self._device)
+        start, seed = task_weights(weights, task), batch_seed(task, self._device)
         noise = np.random.PCG64(seed).random_raw(start.size)
         delta = ((noise >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1) * np.float32(0.01)
         data = shrink(task.plan.codec, delta, seed)
