@@ -15,12 +15,11 @@ from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.wire.bus import Will
-from fedfleet.wire.errors import BusDown, FedfleetError
+from fedfleet.wire.errors import FedfleetError
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
-RETRY = (1.0, 60.0)
 EXAMPLES = """examples:
   fedfleet-agent --settings agent.toml               follow the fleet's tasks until stopped
   fedfleet-agent --settings agent.toml import data.npz
@@ -65,25 +64,10 @@ def _run(settings: AgentSettings, folder: Path) -> None:
     state.begin()
     topics = Topics(settings.fleet)
     will = Will(topics.status(settings.device), birth(state), death(state))
-    bus = _connect(settings, will, stopping)
-    if bus is None:
-        return
+    bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
     trainer = ChildTrainer(settings.device, state.examples, state.log)
     Agent(settings.device, topics, bus, state, trainer, time.monotonic).run(stopping.is_set)
-
-
-def _connect(settings: AgentSettings, will: Will, stopping: threading.Event) -> MqttBus | None:
-    """Return a bus; a device in the field tries for ever, and says once a minute at most why it has none."""
-    pause, longest = RETRY
-    while not stopping.is_set():
-        try:
-            return MqttBus(settings.broker, settings.device, will)
-        except BusDown as error:
-            log.warning("%s; trying again in %g s", error, pause)
-            stopping.wait(pause)
-            pause = min(pause * 2, longest)
-    return None
 
 
 def _import(settings: AgentSettings, folder: Path, file: str) -> None:

@@ -3,6 +3,7 @@
 FedfleetError
 ├── FrameError      bytes that are not one of our frames or messages   (the peer's fault: count it, drop it)
 ├── BusDown         the broker is out of reach or refused us           (wait and try again, or check the address)
+├── TooLarge        a message that the broker does not take            (it was not sent; raise the broker's limit)
 ├── SettingsError   a settings file or a command's option is wrong     (the owner's fault: names the key)
 ├── DataError       examples that cannot be trained on                 (the owner's fault: names file and column)
 ├── ModelError      a model that cannot become a device program        (the owner's fault: names the layer)
@@ -26,6 +27,10 @@ class FrameError(FedfleetError):
 
 class BusDown(FedfleetError):
     """The broker cannot be reached, or it refused the connection."""
+
+
+class TooLarge(FedfleetError):
+    """A message larger than the broker's Maximum Packet Size; it was not sent."""
 
 
 class SettingsError(FedfleetError):

@@ -1,104 +1,112 @@
-"""The MQTT bus: paho-mqtt behind `Bus`, and the only file that imports it.
+"""The MQTT bus: MQTT 5 where the broker speaks it, 3.1.1 where not, made again for as long as the bus is open.
 
-paho's thread only fills a queue; everything else runs in the caller's thread. MQTT 5 where the broker speaks it,
-3.1.1 where not. All messages go at QoS 1; a PUBACK proves nothing, so receipts are the protocol's business.
+All messages go at QoS 1; a PUBACK proves nothing, so receipts are the protocol's business. Sessions are clean: what is
+retained comes with the subscriptions, and what was not acknowledged is published again, so a broker need keep nothing
+for clients that may never come back.
+
+Back-pressure is in the acknowledgements: a broker sends no more than Receive Maximum (3.1.1: its own limit) before the
+reader has taken what is there. One that minds neither is no longer read from when the inbox is full; where that lasts
+for longer than the keepalive, the link is given up and made again.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from typing import Any, NamedTuple
+import random
+from collections.abc import Callable
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
-from paho.mqtt.reasoncodes import ReasonCode
-
+from fedfleet.wire import tls
+from fedfleet.wire.backoff import Backoff
+from fedfleet.wire.boxes import Arrival, Message
 from fedfleet.wire.bus import Delivery, Will
-from fedfleet.wire.errors import BusDown
+from fedfleet.wire.errors import BusDown, TooLarge
+from fedfleet.wire.keeper import Keeper, refusal
+from fedfleet.wire.link import Who
 from fedfleet.wire.settings import Broker
-
-QOS = 1
-BATCH = 256
-UNSUPPORTED = 132  # CONNACK reason: the broker does not speak this version of MQTT
-FLUSH = 5.0
-VERSIONS = {
-    5: (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311),
-    3: (MQTTProtocolVersion.MQTTv311,),
-}
-
-
-class Arrival(NamedTuple):
-    """A delivery with what acknowledging it takes: the connection it came by, and its packet id."""
-
-    delivery: Delivery
-    connection: int
-    packet: int
 
 
 class MqttBus:
-    """One connection to a broker, kept up by paho's thread with its back-off of 1 to 30 s."""
+    """A bus by way of `broker`, for one thread to use."""
 
-    def __init__(self, broker: Broker, client_id: str, will: Will | None = None, *, wait: float = 10.0) -> None:
-        """Connect, or raise BusDown within `wait` seconds with the reason and the remedy."""
+    def __init__(
+        self,
+        broker: Broker,
+        client_id: str,
+        will: Will | None = None,
+        *,
+        wait: float = 15.0,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Connect, or raise BusDown with reason and remedy within `wait` seconds; with 0, go on trying for ever.
+
+        `jitter` draws from [0, 1) for the pauses between connections. Raises SettingsError for a password, a
+        certificate or a key that cannot be had.
+        """
+        if broker.tls:
+            tls.context(broker)  # the owner's mistakes end the process, not the thread
         self.sent = 0
         self.received = 0
-        self.connections = 0
-        self._published = 0
-        self._acknowledged = 0
-        self._will = will
-        self._patterns: list[str] = []
-        self._inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._unacknowledged: list[Arrival] = []
-        self._connection = 0
-        self._last: MQTTMessageInfo | None = None
-        self._answered = threading.Event()
-        self._answer: ReasonCode | None = None
-        for version in VERSIONS[broker.mqtt]:
-            self._client = self._connect(broker, client_id, version, wait)
-            if self._answer is not None and not self._answer.is_failure:
-                return
-            self._client.disconnect()
-            self._client.loop_stop()
-            if self._answer is not None and self._answer.value != UNSUPPORTED:
-                break  # it speaks this version and says no; a broker that hangs up may only know the older one
-        why = f"it answered: {self._answer}" if self._answer is not None else f"no answer within {wait:g} s"
-        raise BusDown(
-            f"broker {broker.host}:{broker.port} refused {client_id}: {why}; check host, port and credentials"
-        )
+        who = Who(broker, client_id, broker.password, will)
+        self._keeper = Keeper(who, Backoff(jitter), patient=not wait)
+        if wait:
+            answered = self._keeper.answered.wait(wait)
+            why = self._keeper.reason if answered else refusal(who, f"no answer within {wait:g} s")
+            if why:
+                self._keeper.stop()
+                raise BusDown(why)
 
     @property
     def pending(self) -> int:
         """Messages published that the broker has not acknowledged."""
-        return self._published - self._acknowledged
+        return len(self._keeper.outbox)
+
+    @property
+    def connections(self) -> int:
+        """How often the link has been made."""
+        return self._keeper.connections
+
+    @property
+    def dropped(self) -> int:
+        """Messages given up: no room while the link was down, or over a limit of the broker's."""
+        return self._keeper.dropped
+
+    @property
+    def reason(self) -> str:
+        """Why the link is down, in one line; empty while it is up."""
+        return self._keeper.reason
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send `payload`; while the connection is down it waits in memory."""
+        """Send `payload`; while the link is down it waits in memory, as far as there is room.
+
+        Raises TooLarge for what the broker would hang up on, as far as it has said so.
+        """
+        message, largest = Message(topic, payload, retain), self._keeper.largest
+        if message.size > largest:
+            raise TooLarge(f"{topic}: {message.size} bytes, and the broker takes {largest}; raise its max_packet_size")
         self.sent += len(topic) + len(payload)
-        self._published += 1
-        self._last = self._client.publish(topic, payload, QOS, retain)
+        if self._keeper.outbox.put(message):
+            self._keeper.stir()
+        else:
+            self._keeper.drop(message, "too much waits for the broker already")
 
     def subscribe(self, pattern: str) -> None:
         """Ask for all topics that match `pattern`."""
-        if pattern not in self._patterns:
-            self._patterns.append(pattern)
-        self._client.subscribe(pattern, QOS)
+        if pattern not in self._keeper.patterns:
+            self._keeper.patterns.append(pattern)
+        self._keeper.order(lambda link: link.subscribe(pattern))
 
     def unsubscribe(self, pattern: str) -> None:
         """Take a subscription back."""
-        if pattern in self._patterns:
-            self._patterns.remove(pattern)
-        self._client.unsubscribe(pattern)
+        if pattern in self._keeper.patterns:
+            self._keeper.patterns.remove(pattern)
+        self._keeper.order(lambda link: link.unsubscribe(pattern))
 
     def deliveries(self, timeout: float) -> list[Delivery]:
         """Return what has arrived, waiting up to `timeout` seconds for the first; acknowledges the ones before."""
         self._acknowledge()
-        try:
-            self._unacknowledged.append(self._inbox.get(timeout=timeout) if timeout > 0 else self._inbox.get_nowait())
-            while len(self._unacknowledged) < BATCH:
-                self._unacknowledged.append(self._inbox.get_nowait())
-        except queue.Empty:
-            pass
+        self._unacknowledged = self._keeper.inbox.take(timeout)
+        if self._unacknowledged:
+            self._keeper.stir()  # the thread may have waited for room
         found = [arrival.delivery for arrival in self._unacknowledged]
         self.received += sum(len(topic) + len(payload) for topic, payload in found)
         return found
@@ -106,59 +114,9 @@ class MqttBus:
     def close(self) -> None:
         """Send what waits, as far as the broker takes it within 5 s, and leave without a last will."""
         self._acknowledge()
-        if self._last is not None and self._client.is_connected():
-            self._last.wait_for_publish(FLUSH)
-        self._client.disconnect()
-        self._client.loop_stop()
+        self._keeper.stop()
 
     def _acknowledge(self) -> None:
-        # A packet id of an earlier connection may name another message by now: only this connection's are safe.
-        for arrival in self._unacknowledged:
-            if arrival.connection == self._connection:
-                self._client.ack(arrival.packet, QOS)
-        self._unacknowledged.clear()
-
-    def _connect(self, broker: Broker, client_id: str, version: MQTTProtocolVersion, wait: float) -> Client:
-        client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=version, manual_ack=True)
-        client.on_connect = self._on_connect
-        client.on_disconnect = self._on_disconnect
-        client.on_message = self._on_message
-        client.on_publish = self._on_publish
-        client.reconnect_delay_set(1, 30)
-        if broker.username:
-            client.username_pw_set(broker.username, broker.password)
-        if self._will:
-            client.will_set(self._will.topic, self._will.death, QOS, retain=True)
-        self._answered.clear()
-        self._answer = None
-        try:
-            client.connect(broker.host, broker.port, broker.keepalive)
-        except OSError as error:
-            why = error.strerror or str(error)
-            raise BusDown(
-                f"no broker at {broker.host}:{broker.port}: {why}; start one or correct host and port"
-            ) from None
-        client.loop_start()
-        self._answered.wait(wait)
-        return client
-
-    def _on_connect(self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _props: Any) -> None:
-        self._answer = reason
-        if not reason.is_failure:
-            self.connections += 1
-            if self._will:
-                self._published += 1
-                client.publish(self._will.topic, self._will.birth, QOS, retain=True)
-            for pattern in self._patterns:
-                client.subscribe(pattern, QOS)
-        self._answered.set()
-
-    def _on_disconnect(self, _c: Client, _data: Any, _flags: DisconnectFlags, _reason: ReasonCode, _props: Any) -> None:
-        self._connection += 1
-        self._answered.set()
-
-    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
-        self._inbox.put(Arrival(Delivery(message.topic, bytes(message.payload)), self._connection, message.mid))
-
-    def _on_publish(self, _client: Client, _data: Any, _packet: int, _reason: ReasonCode, _props: Any) -> None:
-        self._acknowledged += 1
+        if self._unacknowledged:
+            done, self._unacknowledged = self._unacknowledged, []
+            self._keeper.order(lambda link: link.acknowledge(done))
