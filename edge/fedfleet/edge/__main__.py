@@ -20,6 +20,7 @@ from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
+POLL = 0.1
 EXAMPLES = """examples:
   fedfleet-agent --settings agent.toml               follow the fleet's tasks until stopped
   fedfleet-agent --settings agent.toml import data.npz
@@ -65,6 +66,11 @@ def _run(settings: AgentSettings, folder: Path) -> None:
     topics = Topics(settings.fleet)
     will = Will(topics.status(settings.device), birth(state), death(state))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
+    while not bus.connections and not stopping.wait(POLL):
+        pass  # the bus says why, and when it tries again
+    if stopping.is_set():
+        bus.close()
+        return
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
     trainer = ChildTrainer(settings.device, state.examples, state.log)
     Agent(settings.device, topics, bus, state, trainer, time.monotonic).run(stopping.is_set)
