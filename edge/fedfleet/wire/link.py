@@ -29,7 +29,8 @@ WINDOW = 64  # deliveries that may come before the first is acknowledged
 FLIGHT = 20  # publishes on their way; mosquitto's own default
 LARGEST_IN = 1024 * 1024  # bytes of a packet; a broker drops what is larger
 LARGEST_OUT = 268_435_455  # what MQTT itself allows
-SILENT, TAKEN_OVER = 141, 142  # reason codes
+TAKEN_OVER = 142
+LOSSES = {130: "what it says is not MQTT", 141: "it was silent for too long"}
 PATIENCE = 10.0  # seconds for TCP, TLS and the WebSocket's greeting each
 VERSIONS = {
     5: (MQTTProtocolVersion.MQTTv5, MQTTProtocolVersion.MQTTv311),
@@ -170,7 +171,7 @@ class Link:
             another = f"another client came as {name}; give each device a name of its own"
             self.said = another if reason.value == TAKEN_OVER else f"it said: {reason}"
         elif not self.said:
-            self.said = "it was silent for too long" if reason.value == SILENT else "it hung up"
+            self.said = LOSSES.get(reason.value, "it hung up")
 
     def _on_message(self, client: Client, _data: Any, message: MQTTMessage) -> None:
         packet = message.mid if message.qos else 0
