@@ -32,12 +32,15 @@ def mosquitto(folder: Path, port: int, *settings: str) -> Iterator[subprocess.Po
     """Run mosquitto on `port` with more lines in its settings; killed at the end, whatever state it is in."""
     path = brokers.mosquitto()
     assert path is not None
-    lines = [f"listener {port} 127.0.0.1", *settings]
+    # "user": started as root it would become a user that cannot read what pytest keeps
+    lines = ["user root", f"listener {port} 127.0.0.1", *settings]
     (folder / f"{port}.conf").write_text("\n".join([*lines, ""]))
     with (folder / f"{port}.log").open("ab") as log:
         process = subprocess.Popen([path, "-v", "-c", str(folder / f"{port}.conf")], stdout=log, stderr=log)
     try:
-        brokers._await(Broker(port=port), process, folder / f"{port}.log")
+        for line in lines:
+            if line.startswith("listener "):
+                brokers._await(Broker(port=int(line.split()[1])), process, folder / f"{port}.log")
         yield process
     finally:
         process.kill()

@@ -360,7 +360,7 @@ def test_a_fault_of_ours_ends_the_link_and_never_the_thread(caplog: pytest.LogCa
         assert until(lambda: bus.connections == 2)
         bus.close()
     assert "a fault of ours ended the link" in caplog.text
-    assert "ValueError: Invalid topic.; trying again in 0.0 s" in caplog.text
+    assert "ValueError: Invalid subscription filter.; trying again in 0.0 s" in caplog.text
 
 
 def test_a_name_that_is_none_is_tried_again_and_closing_does_not_wait() -> None:

@@ -38,6 +38,12 @@ def test_a_file_becomes_one_frozen_tree(tmp_path: Path) -> None:
         (b'name = "n"\nrate = inf', "rate must be a finite number"),
         (b'name = "n"\n[broker]\nkeepalive = 1', "broker: keepalive must be 5 to 65535 seconds"),
         (b'name = "n"\n[broker]\nhost = ""', "broker: host must not be empty"),
+        (b'name = "n"\n[broker]\ntransport = "http"', "broker: transport must be tcp or websockets"),
+        (b'name = "n"\n[broker]\npath = "mqtt"', "broker: path must begin with /"),
+        (b'name = "n"\n[broker]\nca = "ca.pem"', "broker: ca is of no use without tls = true"),
+        (b'name = "n"\n[broker]\ntls = true\nkey = "k"', "broker: certificate and key belong together: set both"),
+        (b'name = "n"\n[broker]\ntls = 1', "broker.tls must be bool, not int"),
+        (b'name = "n"\n[broker]\ninsecure = true', "unknown setting broker.insecure; known here: host, port"),
         (b"rate = 1", "name is missing"),
         (b"name", "not TOML: "),
         (b'name = "\xff"', "cannot be read: "),
@@ -49,6 +55,19 @@ def test_mistakes_are_one_line_with_file_and_key(tmp_path: Path, content: bytes,
         loaded(tmp_path, content)
     assert str(caught.value).startswith(f"{tmp_path}/s.toml: {reason}")
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Sample
+
+
+def test_files_of_a_broker_are_relative_to_the_settings_file(tmp_path: Path) -> None:
+    table = b'broker]\ntls = true\nca = "ca.pem"\ncertificate = "own/a.pem"\nkey = "/etc/a.key"\n'
+    wanted = Broker(tls=True, ca=f"{tmp_path}/ca.pem", certificate=f"{tmp_path}/own/a.pem", key="/etc/a.key")
+    assert loaded(tmp_path, b'name = "n"\n[' + table).broker == wanted
+    (tmp_path / "s.toml").write_bytes(b'[inner]\nname = "n"\n[inner.' + table)
+    assert load(tmp_path / "s.toml", Outer).inner.broker == wanted
 
 
 def test_files_that_are_none_are_named(tmp_path: Path) -> None:

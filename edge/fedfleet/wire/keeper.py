@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from fedfleet.wire import tls
-from fedfleet.wire.backoff import Backoff
+from fedfleet.wire.backoff import HELD, Backoff
 from fedfleet.wire.boxes import Inbox, Message, Outbox
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.link import LARGEST_OUT, VERSIONS, Link, Who
@@ -122,7 +122,9 @@ class Keeper:
             why, refused = tls.explain(str(error))
             return End(f"broker {_at(self._who)}: {why}", refused=refused)
         except OSError as error:
-            return End(f"no broker at {_at(self._who)}: {error.strerror or error}; start one or correct host and port")
+            usual = " (8883 is usual for TLS)" if self._who.broker.tls else ""
+            why = f"{error.strerror or error}; start one or correct host and port{usual}"
+            return End(f"no broker at {_at(self._who)}: {why}")
         except SettingsError as error:  # the certificate was there at the start, and will be again
             return End(str(error))
         except Exception as error:  # whatever paho makes of what a broker says, the thread goes on
@@ -156,10 +158,15 @@ class Keeper:
         while not self._closing.is_set():
             self._hand_over(link)
             if not link.turn(self._wake, TICK):
-                why = tls.explain(link.said)[0]
-                return End(f"broker {_at(self._who)}: the link was lost: {why}", time.monotonic() - began)
+                return self._lost(link, time.monotonic() - began)
         self._leave(link)
         return End("closed")
+
+    def _lost(self, link: Link, held: float) -> End:
+        why = tls.explain(link.said)[0]
+        # mosquitto before 2.1 does not say so
+        twin = f"; if this goes on, look for another client named {self._who.name}" if held < HELD else ""
+        return End(f"broker {_at(self._who)}: the link was lost: {why}{twin}", held)
 
     def _begin(self, link: Link) -> None:
         self.largest = link.largest
@@ -194,9 +201,12 @@ class Keeper:
 
 def refusal(who: Who, why: str) -> str:
     """Say that a broker does not want us."""
-    hint = f"port {who.broker.port} is usually for TLS: set broker.tls = true"
-    plain = who.broker.port in TLS_PORTS and not who.broker.tls
-    return f"broker {_at(who)} refused {who.name}: {why}; {hint if plain else 'check host, port and credentials'}"
+    broker, hint = who.broker, "check host, port and credentials"
+    if broker.port in TLS_PORTS and not broker.tls:
+        hint = f"port {broker.port} is usually for TLS: set broker.tls = true"
+    elif broker.tls and not broker.certificate:
+        hint += "; if it wants a client certificate, set broker.certificate and broker.key"
+    return f"broker {_at(who)} refused {who.name}: {why}; {hint}"
 
 
 def _at(who: Who) -> str:

@@ -12,7 +12,7 @@ import socket
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, DisconnectFlags, MQTTMessage
+from paho.mqtt.client import MQTT_LOG_ERR, Client, ConnectFlags, DisconnectFlags, MQTTMessage, WebsocketConnectionError
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
@@ -73,7 +73,10 @@ class Link:
             properties.MaximumPacketSize = LARGEST_IN
         # paho asks after one keepalive of silence and gives up after two: so a stalled broker is found out within 4/3
         # of what was set, and a broker that allows half as much again gives us up after exactly that
-        self._client.connect(broker.host, broker.port, broker.keepalive * 2 // 3, properties=properties)
+        try:
+            self._client.connect(broker.host, broker.port, broker.keepalive * 2 // 3, properties=properties)
+        except WebsocketConnectionError:
+            raise ConnectionError(f"no WebSocket at {broker.path}") from None
 
     def turn(self, wake: socket.socket, timeout: float) -> bool:
         """Do what is due, waiting up to `timeout` seconds for it or a byte in `wake`; False once the link is over."""
