@@ -14,8 +14,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 	--no-header --python-version 3.11
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
-.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill check bench-parity bench-step bench-footprint
-.PHONY: bench-codecs format lock clean
+.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill check
+.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -76,6 +76,12 @@ bench-footprint: $(VENV)/sim.stamp ## Memory and disk of a device, beside Tensor
 
 bench-codecs: $(VENV)/sim.stamp ## Bytes up and what is learned with them, for each codec of updates
 	@$(BIN)/python benchmarks/uplink.py $(ARGS)
+
+bench-storm: $(VENV)/sim.stamp ## A broker restarts under 1,000 clients: who is back when, beside plain paho (needs mosquitto)
+	@$(BIN)/python benchmarks/storm.py $(ARGS)
+
+bench-transport: $(VENV)/sim.stamp ## A blob over a bad link, updates a second, bytes of an idle month (needs mosquitto)
+	@$(BIN)/python benchmarks/transport.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ OPEN = "allow_anonymous true"
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
-    return brokers._port("")
+    return brokers.free_port()
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def mosquitto(folder: Path, port: int, *settings: str) -> Iterator[subprocess.Po
     try:
         for line in lines:
             if line.startswith("listener "):
-                brokers._await(Broker(port=int(line.split()[1])), process, folder / f"{port}.log")
+                brokers.listening(Broker(port=int(line.split()[1])), process, folder / f"{port}.log")
         yield process
     finally:
         process.kill()

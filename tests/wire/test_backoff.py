@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fedfleet.wire.backoff import HELD, LONGEST, LONGEST_REFUSED, Backoff
+from fedfleet.wire.backoff import HELD, LONGEST, LONGEST_REFUSED, SHORTEST, Backoff
 
 
 def longest() -> Backoff:
@@ -15,13 +15,13 @@ def longest() -> Backoff:
 
 def test_the_window_doubles_up_to_a_minute() -> None:
     backoff = longest()
-    assert [backoff.pause(0, refused=False) for _ in range(8)] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert [backoff.pause(0, refused=False) for _ in range(6)] == [4, 8, 16, 32, 60, 60]
 
 
 def test_refusals_go_on_up_to_ten_minutes() -> None:
     backoff = longest()
-    pauses = [backoff.pause(0, refused=True) for _ in range(12)]
-    assert pauses == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
+    pauses = [backoff.pause(0, refused=True) for _ in range(10)]
+    assert pauses == [4, 8, 16, 32, 64, 128, 256, 512, 600, 600]
     assert LONGEST_REFUSED >= 300
     assert backoff.pause(0, refused=False) == LONGEST
 
@@ -34,7 +34,7 @@ def test_pauses_fill_their_whole_window_evenly(failures: int) -> None:
         for _ in range(failures):
             backoff.pause(0, refused=False)
         drawn.append(backoff.pause(0, refused=False))
-    window = min(LONGEST, 2.0**failures)
+    window = min(LONGEST, SHORTEST * 2.0**failures)
     quarters = [sum(quarter <= 4 * pause / window < quarter + 1 for pause in drawn) for quarter in range(4)]
     assert sum(quarters) == 400
     assert min(quarters) > 60  # a hundred each are expected
@@ -45,7 +45,7 @@ def test_a_link_that_held_makes_the_next_pause_short() -> None:
     for _ in range(9):
         backoff.pause(0, refused=False)
     assert backoff.pause(HELD - 0.1, refused=False) == 60
-    assert backoff.pause(HELD, refused=False) == 1
+    assert backoff.pause(HELD, refused=False) == SHORTEST
 
 
 def test_links_that_are_made_and_lost_at_once_back_off_too() -> None:
@@ -68,4 +68,4 @@ def test_two_clients_with_one_name_do_not_throw_each_other_out_for_ever_at_full_
 
 def test_thousands_of_failures_stay_numbers() -> None:
     backoff = longest()
-    assert {backoff.pause(0, refused=False) for _ in range(5000)} == {1, 2, 4, 8, 16, 32, 60}
+    assert {backoff.pause(0, refused=False) for _ in range(5000)} == {4, 8, 16, 32, 60}

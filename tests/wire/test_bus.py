@@ -140,7 +140,7 @@ def test_birth_is_said_and_death_only_when_lost(connect: Connect) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_subscriptions_and_birth_survive_a_lost_link(kind: str, tmp_path: Path) -> None:
     with running(kind, tmp_path) as (broker, _):
-        bus = MqttBus(broker, "device", Will(f"{ROOT}/s", b"born", b"lost"))
+        bus = MqttBus(broker, "device", Will(f"{ROOT}/s", b"born", b"lost"), jitter=lambda: 0.1)
         bus.subscribe(f"{ROOT}/task")
         writer = MqttBus(broker, "cloud")
         writer.publish(f"{ROOT}/task", b"1", retain=True)
@@ -183,14 +183,14 @@ def test_a_port_that_does_not_speak_mqtt_is_one_clear_line(tmp_path: Path) -> No
 
 @pytest.mark.skipif("mosquitto" not in KINDS, reason="mosquitto is not installed")
 def test_refused_credentials_are_named(tmp_path: Path) -> None:
-    port = brokers._port("")
+    port = brokers.free_port()
     (tmp_path / "m.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous false\n")
     path = brokers.mosquitto()
     assert path is not None
     with (tmp_path / "m.log").open("wb") as log:
         process = subprocess.Popen([path, "-c", str(tmp_path / "m.conf")], stdout=log, stderr=log)
     try:
-        brokers._await(Broker(port=port), process, tmp_path / "m.log")
+        brokers.listening(Broker(port=port), process, tmp_path / "m.log")
         with pytest.raises(
             BusDown, match=r"refused eve: it answered: Not authorized; check host, port and credentials"
         ):

@@ -22,7 +22,7 @@ ROOT = "fedfleet/v1/test"
 
 
 def soon() -> float:
-    return 0.05
+    return 0.01
 
 
 def gather(bus: MqttBus, count: int, seconds: float = 20.0) -> list[Delivery]:
@@ -114,8 +114,8 @@ def test_what_is_too_large_for_mosquitto_is_given_up_where_it_cannot_say_so(tmp_
 def test_of_two_clients_with_one_name_each_is_told_of_the_other(tmp_path: Path) -> None:
     port = free_port()
     with mosquitto(tmp_path, port, OPEN):
-        first = MqttBus(Broker(port=port), "twin", jitter=lambda: 1.0)
-        second = MqttBus(Broker(port=port), "twin", jitter=lambda: 1.0)
+        first = MqttBus(Broker(port=port), "twin", jitter=lambda: 0.25)
+        second = MqttBus(Broker(port=port), "twin", jitter=lambda: 0.25)
         assert until(lambda: "look for another client named twin" in first.reason)
         assert not until(lambda: first.connections + second.connections > 4, 2.5)
         first.close()

@@ -170,7 +170,7 @@ def test_a_board_whose_clock_is_behind_connects_as_soon_as_it_is_right(
 ) -> None:
     """To a board that believes in 1970 every certificate begins in the future; here one does for a few seconds."""
     broker = serving(begins=timedelta(seconds=3))
-    bus = MqttBus(broker, "d1", wait=0, jitter=lambda: 0.1)
+    bus = MqttBus(broker, "d1", wait=0, jitter=lambda: 0.02)
     assert until(lambda: "its certificate is not valid on" in bus.reason)
     assert until(lambda: bus.connections == 1, 10)
     bus.close()
@@ -182,7 +182,7 @@ def test_a_renewed_certificate_is_taken_up_without_a_restart(world: World, tmp_p
     for file, old in zip(own, world.authority.sign("d1", begins=-2 * DAY, ends=-DAY), strict=True):
         file.write_bytes(old.read_bytes())
     broker = replace(world.mutual, certificate=str(own[0]), key=str(own[1]))
-    bus = MqttBus(broker, "d1", wait=0, jitter=lambda: 0.05)
+    bus = MqttBus(broker, "d1", wait=0, jitter=lambda: 0.01)
     assert until(lambda: "our certificate has expired" in bus.reason)
     own[0].unlink()
     assert until(lambda: "own.pem cannot be read: No such file or directory" in bus.reason)

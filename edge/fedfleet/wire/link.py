@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import ssl
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -159,6 +160,7 @@ class Link:
         client.on_disconnect = self._on_disconnect
         client.on_message, client.on_publish = self._on_message, self._on_publish
         client.on_subscribe, client.on_log = self._on_subscribe, self._on_log
+        client.on_socket_close = self._on_socket_close
         return client
 
     def _on_connect(
@@ -200,6 +202,17 @@ class Link:
         for reason in reasons:
             if reason.is_failure:
                 log.warning("the broker refuses %s a subscription: %s; check its access list", self._who.name, reason)
+
+    def _on_socket_close(self, _client: Client, _data: Any, link: Any) -> None:
+        if self.answer is None and self._who.broker.tls:
+            # a broker that does not take our certificate says so after the handshake, and a failed write hides it
+            try:
+                link.recv(1)
+            except ssl.SSLError as error:
+                if not isinstance(error, ssl.SSLWantReadError):
+                    self.said = str(error)
+            except OSError:
+                pass
 
     def _on_log(self, _client: Client, _data: Any, level: int, text: str) -> None:
         if level == MQTT_LOG_ERR:  # the only place where paho tells of a TLS alert

@@ -60,6 +60,11 @@ def _port(text: str) -> int:
     """Return the port asked for, or one that is free."""
     if text:
         return parse_broker(f"127.0.0.1:{text}").port
+    return free_port()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -91,7 +96,7 @@ def _mosquitto(broker: Broker, folder: Path) -> Iterator[None]:
             [path, "-c", str(settings)], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        _await(broker, process, folder / "mosquitto.log")
+        listening(broker, process, folder / "mosquitto.log")
         yield
     finally:
         process.terminate()
@@ -102,7 +107,7 @@ def _mosquitto(broker: Broker, folder: Path) -> Iterator[None]:
             process.wait()
 
 
-def _await(broker: Broker, process: subprocess.Popen[bytes], log: Path) -> None:
+def listening(broker: Broker, process: subprocess.Popen[bytes], log: Path) -> None:
     """Return when the broker takes connections; raises BusDown with its last words when it does not."""
     deadline = time.monotonic() + START
     while time.monotonic() < deadline and process.poll() is None:
