@@ -143,8 +143,8 @@ def test_a_reader_that_is_busy_holds_the_broker_back_and_loses_nothing(kind: str
         for bus, pattern in ((reader, f"{ROOT}/many/+"), (writer, f"{ROOT}/own/+")):
             bus.subscribe(f"{ROOT}/ready")
             bus.subscribe(pattern)
-        writer.publish(f"{ROOT}/ready", b"")
-        assert gather(reader, 1) == gather(writer, 1) == [(f"{ROOT}/ready", b"")]
+        writer.publish(f"{ROOT}/ready", b"now", retain=True)
+        assert gather(reader, 1) == gather(writer, 1) == [(f"{ROOT}/ready", b"now")]
         for number in range(count):
             writer.publish(f"{ROOT}/many/{number}", bytes(10_000))
         assert until(lambda: writer.pending == 0)
