@@ -214,6 +214,54 @@ def test_what_came_at_qos_0_is_not_acknowledged() -> None:
     assert seen == [PUBACK, DISCONNECT]
 
 
+def test_what_came_by_a_lost_link_is_not_acknowledged_by_the_next() -> None:
+    """Its packet id names another message there, which would be lost."""
+    acknowledged: list[bytes] = []
+
+    def first(peer: Peer) -> None:
+        peer.welcome()
+        peer.send(0x32, b"\0\3t/1\0\7\0" + b"old")
+
+    def second(peer: Peer) -> None:
+        peer.welcome()
+        peer.send(0x32, b"\0\3t/2\0\7\0" + b"new")
+        while True:
+            kind, rest = peer.packet()
+            if kind == PUBACK:
+                acknowledged.append(rest)
+
+    with scripted(first, second) as broker:
+        bus = MqttBus(broker, "d1", jitter=never)
+        assert bus.deliveries(5) == [("t/1", b"old")]
+        assert until(lambda: bus.connections == 2)
+        assert bus.deliveries(5) == [("t/2", b"new")]
+        bus._unacknowledged.clear()  # as if the reader had died before it was done with the second one
+        bus.close()
+    assert acknowledged == []
+
+
+def test_what_is_asked_for_while_the_link_is_down_is_asked_for_once() -> None:
+    ready, asked = threading.Event(), list[bytes]()
+
+    def script(peer: Peer) -> None:
+        ready.wait(10)
+        peer.welcome()
+        while True:
+            kind, rest = peer.packet()
+            if kind == SUBSCRIBE:
+                asked.append(rest[5:-1])
+
+    with scripted(script) as broker:
+        bus = MqttBus(broker, "d1", wait=0)
+        for pattern in ("t/1", "t/2", "t/1", "t/3"):
+            bus.subscribe(pattern)
+        bus.unsubscribe("t/3")
+        ready.set()
+        assert until(lambda: bus.connections == 1)
+        bus.close()
+    assert asked == [b"t/1", b"t/2"]
+
+
 def test_a_topic_that_is_no_text_is_dropped_and_the_link_stays(caplog: pytest.LogCaptureFixture) -> None:
     acknowledged: list[bytes] = []
 

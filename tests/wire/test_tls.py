@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -10,13 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from brokers import OPEN, free_port, mosquitto, needs_mosquitto
+from brokers import OPEN, Peer, free_port, mosquitto, needs_mosquitto, scripted
 from certificates import DAY, Authority, needs_openssl
 from processes import until
 
 from fedfleet.sim import brokers
 from fedfleet.wire import tls
+from fedfleet.wire.bus import Delivery
 from fedfleet.wire.errors import BusDown, SettingsError
+from fedfleet.wire.keeper import TICK
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.settings import Broker
 
@@ -139,6 +143,33 @@ def test_tls_to_a_plain_port_and_plain_to_a_port_for_tls(world: World) -> None:
 
 def test_a_websocket_where_there_is_none(world: World) -> None:
     refused(replace(world.socket, port=world.plain.port), "no WebSocket at /mqtt; start one or correct")
+
+
+def test_nothing_that_could_be_checked_is_left_out(world: World) -> None:
+    found = tls.context(world.secure)
+    assert (found.check_hostname, found.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert found.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+def test_two_packets_in_one_record_are_both_delivered_at_once(world: World) -> None:
+    """The kernel knows no more of the second one: it lies decrypted in OpenSSL."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*world.authority.sign("broker", alternative=HERE))
+
+    def script(peer: Peer) -> None:
+        with context.wrap_socket(peer.link, server_side=True) as link:
+            secure = Peer(link)
+            secure.welcome()
+            link.sendall(bytes([0x30, 6]) + b"\0\3t/1\0" + bytes([0x30, 6]) + b"\0\3t/2\0")
+            secure.packet()
+
+    with scripted(script) as plain:
+        bus = MqttBus(replace(world.secure, port=plain.port), "d1")
+        began, found = time.monotonic(), list[Delivery]()
+        while len(found) < 2:
+            found += bus.deliveries(1)
+        assert time.monotonic() - began < TICK / 2
+        bus.close()
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ class Link:
             self.said = LOSSES.get(reason.value, "it hung up")
 
     def _on_message(self, client: Client, _data: Any, message: MQTTMessage) -> None:
-        packet = message.mid if message.qos else 0
+        packet = message.mid  # 0 where it came at QoS 0, which wants no acknowledgement
         try:
             topic = message.topic
         except UnicodeDecodeError:
