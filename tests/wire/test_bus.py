@@ -83,6 +83,19 @@ def test_the_newest_retained_message_comes_with_the_subscription(connect: Connec
     late.close()
 
 
+def test_what_the_broker_has_not_acknowledged_is_pending(connect: Connect) -> None:
+    writer = connect("writer-4")
+    for i in range(100):
+        writer.publish(f"{ROOT}/pending/{i}", bytes(1000))
+    assert writer.pending <= 100
+    end = time.monotonic() + 5.0
+    while writer.pending and time.monotonic() < end:
+        writer.deliveries(0.01)
+    assert writer.pending == 0
+    assert writer.connections == 1
+    writer.close()
+
+
 def test_a_subscription_can_be_taken_back(connect: Connect) -> None:
     reader, writer = connect("reader-3"), connect("writer-3")
     reader.subscribe(f"{ROOT}/a/+")
@@ -125,10 +138,12 @@ def test_subscriptions_and_birth_survive_a_lost_link(kind: str, tmp_path: Path) 
         writer = MqttBus(broker, "cloud")
         writer.publish(f"{ROOT}/task", b"1", retain=True)
         assert collect(bus, 1) == [(f"{ROOT}/task", b"1")]
+        assert bus.connections == 1
         cut_link(bus)
         writer.publish(f"{ROOT}/task", b"2", retain=True)
         while collect(bus, 1, 10.0)[-1] != (f"{ROOT}/task", b"2"):
             pass  # the old one may come once more with the subscription
+        assert (bus.connections, writer.connections) == (2, 1)
         writer.close()
         bus.close()
 

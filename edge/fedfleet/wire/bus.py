@@ -24,6 +24,14 @@ class Bus(Protocol):
     received: int
     """Bytes delivered so far: topics and payloads."""
 
+    @property
+    def pending(self) -> int:
+        """Messages published that the broker has not acknowledged; who has a lot to say keeps it below a window."""
+
+    @property
+    def connections(self) -> int:
+        """How often the link has been made; a broker may have lost its memory when this has grown."""
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send `payload`; with `retain` the broker keeps it as the topic's newest, an empty one clears it."""
 

@@ -38,6 +38,8 @@ class LoopbackBus:
     def __init__(self, hub: Hub, will: Will | None) -> None:
         self.sent = 0
         self.received = 0
+        self.pending = 0
+        self.connections = 1
         self._hub = hub
         self._will = will
         self._patterns: set[str] = set()

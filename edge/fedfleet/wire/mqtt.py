@@ -43,6 +43,9 @@ class MqttBus:
         """Connect, or raise BusDown within `wait` seconds with the reason and the remedy."""
         self.sent = 0
         self.received = 0
+        self.connections = 0
+        self._published = 0
+        self._acknowledged = 0
         self._will = will
         self._patterns: list[str] = []
         self._inbox: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
@@ -64,9 +67,15 @@ class MqttBus:
             f"broker {broker.host}:{broker.port} refused {client_id}: {why}; check host, port and credentials"
         )
 
+    @property
+    def pending(self) -> int:
+        """Messages published that the broker has not acknowledged."""
+        return self._published - self._acknowledged
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send `payload`; while the connection is down it waits in memory."""
         self.sent += len(topic) + len(payload)
+        self._published += 1
         self._last = self._client.publish(topic, payload, QOS, retain)
 
     def subscribe(self, pattern: str) -> None:
@@ -114,6 +123,7 @@ class MqttBus:
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
+        client.on_publish = self._on_publish
         client.reconnect_delay_set(1, 30)
         if broker.username:
             client.username_pw_set(broker.username, broker.password)
@@ -135,7 +145,9 @@ class MqttBus:
     def _on_connect(self, client: Client, _data: Any, _flags: ConnectFlags, reason: ReasonCode, _props: Any) -> None:
         self._answer = reason
         if not reason.is_failure:
+            self.connections += 1
             if self._will:
+                self._published += 1
                 client.publish(self._will.topic, self._will.birth, QOS, retain=True)
             for pattern in self._patterns:
                 client.subscribe(pattern, QOS)
@@ -147,3 +159,6 @@ class MqttBus:
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         self._inbox.put(Arrival(Delivery(message.topic, bytes(message.payload)), self._connection, message.mid))
+
+    def _on_publish(self, _client: Client, _data: Any, _packet: int, _reason: ReasonCode, _props: Any) -> None:
+        self._acknowledged += 1
