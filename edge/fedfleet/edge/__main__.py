@@ -11,16 +11,19 @@ import time
 from pathlib import Path
 
 from fedfleet.edge.agent import Agent, birth, death
+from fedfleet.edge.board import resident
 from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.guards import ROOT, Watch
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.wire.bus import Will
-from fedfleet.wire.errors import BusDown, FedfleetError
+from fedfleet.wire.errors import BusDown, FedfleetError, StoreError
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
 RETRY = (1.0, 60.0)
+REST = 60.0
 EXAMPLES = """examples:
   fedfleet-agent --settings agent.toml               follow the fleet's tasks until stopped
   fedfleet-agent --settings agent.toml import data.npz
@@ -61,16 +64,32 @@ def _run(settings: AgentSettings, folder: Path) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    state = State(folder)
-    state.begin()
+    state = _opened(folder, stopping)
+    if state is None:
+        return
     topics = Topics(settings.fleet)
     will = Will(topics.status(settings.device), birth(state), death(state))
     bus = _connect(settings, will, stopping)
     if bus is None:
         return
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
-    trainer = ChildTrainer(settings.device, state.examples, state.log)
-    Agent(settings.device, topics, bus, state, trainer, time.monotonic).run(stopping.is_set)
+    trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
+    watch = Watch(settings.guards, folder, lambda: resident(ROOT, trainer.process))
+    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch).run(stopping.is_set)
+
+
+def _opened(folder: Path, stopping: threading.Event) -> State | None:
+    """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute."""
+    while not stopping.is_set():
+        try:
+            state = State(folder)
+            state.begin()
+        except StoreError as error:
+            log.error("%s; trying again in %g s", error, REST)
+            stopping.wait(REST)
+        else:
+            return state
+    return None
 
 
 def _connect(settings: AgentSettings, will: Will, stopping: threading.Event) -> MqttBus | None:

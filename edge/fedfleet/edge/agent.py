@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedfleet.edge.state import State
-from fedfleet.edge.trainer import Trainer
+from fedfleet.edge.trainer import Hold, Trainer
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Assembly, open_part, split
 from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError
@@ -27,15 +27,27 @@ class Agent:
     """One device of a fleet. Build it, then call `step` for ever, or `run`."""
 
     def __init__(
-        self, device: str, topics: Topics, bus: Bus, state: State, trainer: Trainer, clock: Callable[[], float]
+        self,
+        device: str,
+        topics: Topics,
+        bus: Bus,
+        state: State,
+        trainer: Trainer,
+        clock: Callable[[], float],
+        hold: Callable[[], Hold] = Hold,
     ) -> None:
-        """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will."""
+        """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will.
+
+        While `hold` gives a reason, nothing is fetched and no training begins; `trainer` itself pauses what runs.
+        """
         self.device = device
         self._topics = topics
         self._bus = bus
         self._state = state
         self._trainer = trainer
         self._clock = clock
+        self._hold = hold
+        self._held_as = ("", bus.connections)
         self._task: Task | None = None
         self._fetching: dict[str, Assembly] = {}
         self._sent_at: float | None = None
@@ -48,14 +60,16 @@ class Agent:
         """Handle what arrives within `timeout` seconds, then do the next piece of work."""
         for delivery in self._bus.deliveries(timeout):
             self._handle(delivery)
-        task = self._task
+        held, task = self._held(), self._task
+        if held.memory:
+            self._trainer.close()
         if task is None:
             return
         if task.round <= self._state.round:
             self._resend(task)
         elif not task.calls(self.device):
             self._state.finish(task.round)
-        elif self._fetched(task.program) and self._fetched(task.weights):
+        elif not held.state and self._fetched(task.program) and self._fetched(task.weights):
             self._work(task)
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -145,9 +159,18 @@ class Agent:
         def stop() -> bool:
             for delivery in self._bus.deliveries(0):
                 self._handle(delivery)
-            return self._task is not task or self._stopping()
+            return self._held().memory or self._task is not task or self._stopping()
 
         return stop
+
+    def _held(self) -> Hold:
+        """What the device's guards say: told at each change, and again over a new link, whose birth says `ready`."""
+        hold = self._hold()
+        said, self._held_as = self._held_as, (hold.state, self._bus.connections)
+        if said != self._held_as and (hold.state or said[0]):
+            log.info("%s", f"{hold.state}: {hold.reason}" if hold.state else "work goes on")
+            self._say(Status(hold.state or "ready", self._state.boot, reason=seen(hold.reason)))
+        return hold
 
     def _decline(self, task: Task, error: FedfleetError) -> None:
         """Give this round up and say why; the next one finds the device ready."""

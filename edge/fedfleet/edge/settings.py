@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedfleet.edge.guards import Guards
 from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
@@ -19,6 +20,7 @@ class AgentSettings:
     state: str = "state"
     max_example_bytes: int = 64 * 1024 * 1024
     broker: Broker = field(default_factory=Broker)
+    guards: Guards = field(default_factory=Guards)
 
     def __post_init__(self) -> None:
         for key, value in (("device", self.device), ("fleet", self.fleet)):
