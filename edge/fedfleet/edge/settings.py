@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedfleet.edge.guards import Guards
+from fedfleet.edge.sources.settings import Sources
 from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
@@ -13,7 +14,10 @@ from fedfleet.wire.topics import NAME
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """`agent.toml`. `state` is the agent's folder, relative to the file; `max_example_bytes` bounds the store."""
+    """`agent.toml`. `state` is the agent's folder, relative to the file.
+
+    `max_example_bytes` bounds the store, and so does `max_example_age`, in days; 0 for no such bound.
+    """
 
     device: str
     fleet: str
@@ -21,6 +25,8 @@ class AgentSettings:
     max_example_bytes: int = 64 * 1024 * 1024
     broker: Broker = field(default_factory=Broker)
     guards: Guards = field(default_factory=Guards)
+    source: Sources = field(default_factory=Sources)
+    max_example_age: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value in (("device", self.device), ("fleet", self.fleet)):
@@ -28,6 +34,12 @@ class AgentSettings:
         require(
             self.max_example_bytes >= 2**21, "max_example_bytes must be at least 2097152, two segments of the store"
         )
+        require(self.max_example_age >= 0, "max_example_age must be 0 or a number of days")
+
+    @property
+    def collects(self) -> bool:
+        """Whether there is work for the collector."""
+        return self.source != Sources() or self.max_example_age > 0
 
 
 def load_agent(path: Path) -> tuple[AgentSettings, Path]:
