@@ -60,7 +60,7 @@ class FolderSource:
         quiet = {name for name, seen in found.items() if self._waiting.get(name) == seen}
         self._waiting = found
         # the store remembers one append that was cut off, so that one goes first
-        order = sorted(quiet, key=lambda name: (not self._begun(name), found[name].mtime_ns, name))
+        order = sorted(quiet, key=lambda name: (not self._begun(name, found[name]), found[name].mtime_ns, name))
         return sum(self._take(name, found[name], store) for name in order)
 
     def _new(self) -> dict[str, Seen]:
@@ -76,9 +76,8 @@ class FolderSource:
         found = {path.name: seen for path in paths if (seen := _seen(path))}
         return {name: seen for name, seen in found.items() if not self._knows(name, seen)}
 
-    def _begun(self, name: str) -> bool:
-        entry = self._ledger.named(name)
-        return entry is not None and entry.begun
+    def _begun(self, name: str, seen: Seen) -> bool:
+        return any(entry.begun for entry in self._ledger.earlier(name, seen.inode))
 
     def _knows(self, name: str, seen: Seen) -> bool:
         entry = self._ledger.named(name)

@@ -42,23 +42,25 @@ class Ledger:
         Of files that have gone the newest are kept, all while none is `present`: a disk may have been taken out.
         """
         self._path = path
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[tuple[str, int], Entry] = {}
+        self._newest: dict[str, Entry] = {}
         try:
             text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         except OSError as error:
             raise StoreError(f"{path} cannot be read: {error.strerror}; free the disk or check it") from None
         for entry in _entries(text):
-            self._entries.pop(entry.name, None)
-            self._entries[entry.name] = entry
-        gone = [name for name in self._entries if name not in present] if present else []
-        for name in gone[:-MOST]:
-            del self._entries[name]
-        if text.count("\n") != len(self._entries) or not text.endswith("\n"):
+            self._take(entry)
+        here = {name: self._newest[name].inode for name in self._newest.keys() & set(present)}
+        gone = [key for key in self._entries if here.get(key[0]) != key[1]] if here else []
+        for key in gone[:-MOST]:
+            del self._entries[key]
+        self._newest = {entry.name: entry for entry in self._entries.values()}
+        if text.count("\n") != len(self._entries) or text[-1:] not in ("", "\n"):
             files.write(path, b"".join(map(_line, self._entries.values())))
 
     def named(self, name: str) -> Entry | None:
         """What is known of the file `name`."""
-        return self._entries.get(name)
+        return self._newest.get(name)
 
     def same(self, digest: str) -> Entry | None:
         """The entry of a file with just these bytes, under whatever name."""
@@ -78,8 +80,12 @@ class Ledger:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(f"{self._path} cannot be written: {error.strerror}; free the disk or check it") from None
-        self._entries.pop(entry.name, None)
-        self._entries[entry.name] = entry
+        self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        key = entry.name, entry.inode  # of a log that was rotated, the old one is still to be read to its end
+        self._entries.pop(key, None)
+        self._entries[key] = self._newest[entry.name] = entry
 
 
 def _entries(text: str) -> Iterator[Entry]:
