@@ -243,6 +243,21 @@ def test_sigterm_ends_it_with_exit_code_0_and_a_goodbye(tmp_path: Path, broker: 
     watcher.close()
 
 
+def test_who_needs_the_board_is_given_it(tmp_path: Path, broker: Broker) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "inhibit").touch()
+    watcher = MqttBus(broker, "watcher")
+    watcher.subscribe(TOPICS.status("d1"))
+    with started(settings(tmp_path, f"[broker]\nport = {broker.port}\n")) as process:
+        assert awaited(watcher, "paused").reason.endswith("state/inhibit is there")
+        assert "paused: " in line_with(process, "inhibit is there")
+        (tmp_path / "state" / "inhibit").unlink()
+        assert awaited(watcher, "ready") == Status("ready", 1)
+        assert ended(process) == 0
+    watcher.publish(TOPICS.status("d1"), b"", retain=True)
+    watcher.close()
+
+
 def test_kill_9_is_told_by_the_broker(tmp_path: Path, broker: Broker) -> None:
     watcher = MqttBus(broker, "watcher")
     watcher.subscribe(TOPICS.status("d1"))

@@ -16,14 +16,17 @@ from federations import Unwilling, never
 from handmade import DEVICE, PARTS, TOPICS, Cloud, steps
 
 from fedfleet.cloud.presence import Presence
+from fedfleet.edge import guards
 from fedfleet.edge.agent import Agent
 from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.guards import Guards, Watch
 from fedfleet.edge.local import LocalTrainer
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Stop
+from fedfleet.models.compiled import Compiled
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.chunks import open_part
-from fedfleet.wire.messages import Plan, Status, Task, Update
+from fedfleet.wire.messages import Plan, Status, Task, Update, decode, seen
 
 HOT = Hold("paused", "temperature of 82.0 C is over 80")
 NIGHT = Hold("asleep", "it is 12:00, outside of 22:00-06:00")
@@ -259,6 +262,40 @@ def test_a_paused_child_ends_with_its_parent(task: Task, blobs: Blobs, stored: P
         parent.kill()
     assert select.select([watched], [], [], 10)[0]
     os.close(watched)
+
+
+@pytest.mark.usefixtures("rooms")
+def test_its_owner_needs_the_board_in_the_middle_of_a_round(
+    cloud: Cloud, small: Compiled, task: Task, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "PERIOD", 0.02)
+    state = State(tmp_path / "state")
+    state.begin()
+    watch, inhibit, asked = Watch(Guards(), state.folder), state.folder / "inhibit", []
+
+    def hold() -> Hold:
+        asked.append(child.process)
+        if child.process and asked.count(child.process) == 30:
+            inhibit.touch()
+        elif asked.count(child.process) == 60:
+            inhibit.unlink()
+        return watch()
+
+    child = ChildTrainer(DEVICE, stored, tmp_path / "log", 2**30, lambda: bool(hold().state))
+    watcher = cloud.hub.connect()
+    watcher.subscribe(TOPICS.status(DEVICE))
+    agent = Agent(DEVICE, TOPICS, cloud.hub.connect(), state, child, lambda: cloud.now, hold)
+    program, weights = cloud.blob(small.program), cloud.blob(small.weights.astype("<f4").tobytes())
+    told = cloud.task(1, program=program, weights=weights, plan=Plan(steps=15_000, learning_rate=0.001))
+    steps(agent, 8)
+    agent.close()
+    said = [decode(Status, payload) for _, payload in watcher.deliveries(0)]
+    assert [status.state for status in said] == ["paused", "ready", "away"]
+    assert said[0].reason == seen(f"{inhibit} is there")
+    paths = [state.folder / "blobs" / blob.digest for blob in (program, weights)]
+    local = LocalTrainer(DEVICE, stored).train(told, paths[0], paths[1], never)
+    assert local is not None
+    assert b"".join(open_part(payload)[1] for _, payload in cloud.bus.deliveries(0)) == local.delta
 
 
 def test_a_time_budget_does_not_run_while_training_is_paused(task: Task, blobs: Blobs, stored: Path) -> None:

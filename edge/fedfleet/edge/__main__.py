@@ -69,8 +69,8 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
     state = _opened(folder, stopping)
     if state is None:
         return
-    collector = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
-    with kept(collector, stopping) if settings.collects else nullcontext():
+    command = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
+    with kept("the collector", command, stopping) if settings.collects else nullcontext():
         _follow(settings, state, stopping)
 
 

@@ -13,13 +13,16 @@ log = logging.getLogger("fedfleet.agent")
 PAUSES = (1.0, 300.0)  # seconds before it is started again: at first, at most
 HELD = 60.0  # seconds after which a life was long enough for the first pause again
 AGAIN = 3600.0  # seconds after which a process that had done its work is started for more
-PATIENCE = 5.0
+POLL, PATIENCE = 0.5, 5.0
 
 
 @contextmanager
-def kept(command: Sequence[str], stopping: threading.Event) -> Iterator[None]:
-    """Keep `command` running until `stopping` is set or the block ends; its stdin ends when we do, however we do."""
-    thread = threading.Thread(target=keep, args=(command, stopping), name="keeper")
+def kept(name: str, command: Sequence[str], stopping: threading.Event) -> Iterator[None]:
+    """Keep `command` running under the name `name` until `stopping` is set or the block ends.
+
+    Its stdin ends when this process does, however that happens.
+    """
+    thread = threading.Thread(target=keep, args=(name, command, stopping), name="keeper")
     thread.start()
     try:
         yield
@@ -28,12 +31,12 @@ def kept(command: Sequence[str], stopping: threading.Event) -> Iterator[None]:
         thread.join()
 
 
-def keep(command: Sequence[str], stopping: threading.Event) -> None:
+def keep(name: str, command: Sequence[str], stopping: threading.Event) -> None:
     """Run `command` again and again: soon after a failure and later with each, in an hour after exit code 0."""
     pause = PAUSES[0]
     while not stopping.is_set():
         began = time.monotonic()
-        ended = _live(command, stopping)
+        ended = _live(name, command, stopping)
         if stopping.is_set():
             return
         pause = PAUSES[0] if time.monotonic() - began > HELD else pause
@@ -43,15 +46,14 @@ def keep(command: Sequence[str], stopping: threading.Event) -> None:
         pause = min(2 * pause, PAUSES[1]) if ended else PAUSES[0]
 
 
-def _live(command: Sequence[str], stopping: threading.Event) -> str:
+def _live(name: str, command: Sequence[str], stopping: threading.Event) -> str:
     """One life of the process; how it ended by itself, empty where it had done its work or we have ended it."""
-    name = command[-2]
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
     except OSError as error:
         return f"{name} cannot be started: {error.strerror}"
     with process:
-        while process.poll() is None and not stopping.wait(1.0):
+        while process.poll() is None and not stopping.wait(POLL):
             pass
         if process.poll() is None:
             process.terminate()
