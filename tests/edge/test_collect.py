@@ -88,6 +88,9 @@ def test_what_is_too_old_goes_once_an_hour_and_is_told(tmp_path: Path, caplog: p
     collector = Collector(AgentSettings("d1", "mill", max_example_age=2.0), tmp_path, [Told(1)], clock)
     collector.step()
     (segment,) = (tmp_path / "examples").glob("*.segment")
+    os.utime(segment, (time.time() - 1 * DAY,) * 2)
+    clock.now += 3600
+    collector.step()
     os.utime(segment, (time.time() - 3 * DAY,) * 2)
     clock.now += 3599
     collector.step()

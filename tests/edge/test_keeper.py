@@ -67,6 +67,21 @@ def test_one_that_has_done_its_work_is_started_again_in_an_hour(caplog: pytest.L
     assert (stopping.asked, caplog.records) == ([3600.0, 3600.0], [])
 
 
+def test_it_is_asked_to_end_first(tmp_path: Path) -> None:
+    code = f"""if True:
+    import signal, time
+    from pathlib import Path
+    signal.signal(15, lambda *_: exit(Path({str(tmp_path / "asked")!r}).touch()))
+    Path({str(tmp_path / "here")!r}).touch()
+    time.sleep(60)
+    """
+    stopping = threading.Event()
+    with kept("it", command(code), stopping):
+        while not (tmp_path / "here").exists():
+            assert not stopping.wait(0.01)
+    assert (tmp_path / "asked").exists()
+
+
 @pytest.mark.parametrize("deaf", ["", "import signal; signal.signal(15, signal.SIG_IGN); "])
 def test_it_ends_with_the_block_even_if_it_does_not_listen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: str
@@ -80,6 +95,8 @@ def test_it_ends_with_the_block_even_if_it_does_not_listen(
             stopping.wait(0.01)
         pid = int((tmp_path / "pid").read_text())
         assert Path(f"/proc/{pid}").exists()
+        began = time.monotonic()
+    assert time.monotonic() - began < 30
     assert stopping.is_set()
     assert not Path(f"/proc/{pid}").exists()
 
@@ -92,7 +109,8 @@ def test_its_stdin_ends_when_its_keeper_is_killed() -> None:
     from fedfleet.edge.keeper import keep
     keep("it", [sys.executable, "-S", "-c", {child!r}], threading.Event())
     """
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         watched = os.pidfd_open(int(process.stdout.readline()))
         process.kill()

@@ -93,7 +93,7 @@ def _gateway(root: Path) -> str:
     if not routes:
         lines = [line.split() for line in _text(root / "proc/net/ipv6_route").splitlines()]
         found = [line for line in lines if len(line) > 9 and line[0] == "0" * 32 and line[1] == "00"]
-        routes = [(int(line[5], 16), line[9]) for line in found if int(line[8], 16) & ROUTE_UP and line[9] != "lo"]
+        routes = [(int(line[5], 16), line[9]) for line in found if int(line[8], 16) & ROUTE_UP]
     return min(routes)[1] if routes else ""
 
 

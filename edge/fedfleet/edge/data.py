@@ -155,15 +155,15 @@ class Store:
     def forget(self) -> int:
         """Drop segments whose oldest example is older than the bound; how many examples that were.
 
-        Nothing is dropped by a clock that has not been set, or that is behind the newest segment. What was written
-        before the clock was set counts as new from the first time that this is called with one that is.
+        A clock that is behind, or was never set, keeps them longer. What was stored before the clock was set counts as
+        new from the first call on by which it is.
         """
+        if not self._max_age:
+            return 0
         with self._locked():
             now = self._wall()
             paths = [segment.path for segment in self._segments] + sorted(self.folder.glob(DAMAGED))
             begun = {path: path.stat().st_mtime for path in paths}
-            if not self._max_age or now < max(CLOCK_SET, *begun.values(), 0.0):
-                return 0
             for path in (path for path in paths if begun[path] < CLOCK_SET):
                 os.utime(path, (now, now))
             old = {path for path in paths if CLOCK_SET <= begun[path] < now - self._max_age}
