@@ -154,8 +154,8 @@ class World:
         return sha256(self.cloud.weights.astype("<f4").tobytes())
 
     def blobs(self) -> set[str]:
-        """Digests of all blobs that the hub retains."""
-        return {TOPICS.part(topic)[0] for topic in self.hub.retained if "/blob/" in topic}
+        """Names of all chunks that the hub retains."""
+        return {TOPICS.named(topic)[1] for topic in self.hub.retained if "/chunk/" in topic}
 
 
 class Unwilling:

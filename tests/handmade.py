@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Trainer
 from fedfleet.sim.trainers import SeededTrainer
+from fedfleet.wire import frames
 from fedfleet.wire.bus import Will
-from fedfleet.wire.chunks import cut, open_part
+from fedfleet.wire.chunks import Offer, chunk_name, cut, manifest, open_offer, open_part
 from fedfleet.wire.loopback import Hub, LoopbackBus
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, decode, encode
 
@@ -39,14 +41,18 @@ class Cloud:
         return Agent(DEVICE, TOPICS, bus, state, trainer or SeededTrainer(DEVICE), lambda: self.now), bus
 
     def blob(self, data: bytes) -> Blob:
-        """Retain a blob's chunks."""
-        for index, chunk in enumerate(cut(data)):
-            self.bus.publish(TOPICS.chunk(Blob.of(data).digest, index), chunk, retain=True)
-        return Blob.of(data)
+        """Retain a blob's chunks, and their names."""
+        blob, chunks = Blob.of(data), cut(data)
+        if len(chunks) > 1:
+            frame = manifest(blob, [chunk_name(chunk) for chunk in chunks])
+            self.bus.publish(TOPICS.manifest(blob.digest), frame, retain=True)
+        for chunk in chunks:
+            self.bus.publish(TOPICS.chunk(chunk_name(chunk)), chunk, retain=True)
+        return blob
 
     def task(self, number: int, **fields: Any) -> Task:
         """Retain a task, and what it names."""
-        weights = self.blob(number.to_bytes(4, "big") * P)
+        weights = self.blob(random.Random(number).randbytes(4 * P))
         task = replace(Task(number, self.blob(PROGRAM), weights, Plan()), **fields)
         self.bus.publish(TOPICS.task, encode(task), retain=True)
         return task
@@ -55,10 +61,25 @@ class Cloud:
         """Answer the device."""
         self.bus.publish(TOPICS.receipt(DEVICE), encode(Receipt(number, outcome, **fields)))
 
-    def heard(self) -> list[tuple[int, int]]:
-        """Round and index of the parts that came since the last call."""
-        parts = [open_part(payload)[0] for _, payload in self.bus.deliveries(0)]
-        return [(part.round, part.index) for part in parts]
+    def heard(self) -> list[int]:
+        """Rounds of the offers that came since the last call."""
+        return [offered.round for offered in self.offers()]
+
+    def offers(self) -> list[Offer]:
+        """The offers that came since the last call; nothing else may have come."""
+        return [open_offer(payload) for _, payload in self.bus.deliveries(0)]
+
+    def parts(self) -> list[tuple[int, int, bytes]]:
+        """Round, index and bytes of the parts that came since the last call; offers are passed over."""
+        payloads = [payload for _, payload in self.bus.deliveries(0)]
+        parts = [open_part(payload) for payload in payloads if frames.unpack(payload)[0]["kind"] == "part"]
+        return [(part.round, part.index, body) for part, body in parts]
+
+    def collect(self, agent: Agent, number: int, missing: tuple[int, ...]) -> bytes:
+        """Ask for parts of an update, let the agent step, and return their bytes."""
+        self.receipt(number, "missing", missing=missing)
+        steps(agent)
+        return b"".join(body for _, _, body in self.parts())
 
     def status(self) -> Status:
         """What the device last said of itself."""
@@ -71,4 +92,4 @@ def steps(agent: Agent, count: int = 6) -> None:
         agent.step(0)
 
 
-PARTS = [0, 1, 2]
+PARTS = (0, 1, 2)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfleet.cloud.settings import Rounds
-from fedfleet.wire.chunks import split
+from fedfleet.wire.chunks import only_name, split
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Task, Update, decode
 
@@ -19,12 +19,16 @@ from fedfleet.wire.messages import Blob, Task, Update, decode
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_garbage_on_every_topic_is_dropped(data: st.DataObject) -> None:
-    update = split(Update(1, "d0", 1, "float32", bytes(4 * P)))[0]
-    garbage = st.one_of(st.binary(max_size=64), st.integers(1, len(update) - 4 * P - 1).map(lambda n: update[:n]))
+    offered, part = split(Update(1, "d0", 1, "float32", bytes(4 * P)))
+    garbage = st.one_of(
+        st.binary(max_size=64),
+        st.integers(1, len(offered) - 1).map(lambda n: offered[:n]),
+        st.integers(1, len(part) - 4 * P - 1).map(lambda n: part[:n]),
+    )
     with world() as found:
         topics = [TOPICS.task, TOPICS.status("d0"), TOPICS.update("d1"), TOPICS.receipt("d2"),
                   TOPICS.update("stranger"), TOPICS.status("UPPER"), TOPICS.update("x" * 40),
-                  TOPICS.chunk(Blob.of(PROGRAM).digest, 0), TOPICS.chunk("nonsense", "x")]  # fmt: skip
+                  TOPICS.want("d0"), TOPICS.chunk(only_name(Blob.of(PROGRAM))), TOPICS.chunk("nonsense")]  # fmt: skip
         found.until(1)
         for _ in range(data.draw(st.integers(1, 12))):
             payload = data.draw(garbage.filter(bool))  # an empty one is how a retained message is cleared

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from federations import Unwilling, never
 from handmade import DEVICE, PARTS, PROGRAM, Cloud, P, steps
 
-from fedfleet.edge.agent import RESEND
 from fedfleet.edge.state import State
+from fedfleet.edge.uploads import RESEND
 from fedfleet.sim.trainers import SeededTrainer
-from fedfleet.wire.chunks import open_part
 from fedfleet.wire.messages import Blob, Plan, Status, Task
+
+LONG = 10 * RESEND[1]
 
 
 @pytest.fixture
@@ -27,18 +29,17 @@ def test_a_task_becomes_an_update_and_a_receipt_ends_it(cloud: Cloud, tmp_path: 
     assert cloud.heard() == []
     task = cloud.task(1)
     steps(agent)
-    payloads = [payload for _, payload in cloud.bus.deliveries(0)]
     state = State(tmp_path)
     wanted = SeededTrainer(DEVICE).train(task, tmp_path, tmp_path / "blobs" / task.weights.digest, never)
     assert wanted is not None
-    assert b"".join(open_part(payload)[1] for payload in payloads) == wanted.delta
+    assert cloud.offers() == [state.spool.offer(1)]
+    assert cloud.collect(agent, 1, PARTS) == wanted.delta
     assert state.round == 1
-    assert state.spooled(1) == payloads
     cloud.receipt(1, "counted")
     steps(agent)
-    cloud.now += 10 * RESEND
+    cloud.now += LONG
     steps(agent)
-    assert state.spooled(1) == []
+    assert state.spool.offer(1) is None
     assert cloud.heard() == []
     agent.close()
     assert cloud.status() == Status("away", 1)
@@ -78,12 +79,12 @@ def test_an_update_without_a_receipt_is_dropped_for_a_newer_task(cloud: Cloud, t
     agent, _ = cloud.device(tmp_path)
     cloud.task(1)
     steps(agent)
-    assert len(State(tmp_path).spooled(1)) == 3
+    assert State(tmp_path).spool.offer(1) is not None
     cloud.task(2, share=1e-9)  # which calls nobody here
     steps(agent)
     assert State(tmp_path).round == 2
-    assert State(tmp_path).spooled(1) == []
-    assert cloud.heard() == [(1, i) for i in PARTS]
+    assert State(tmp_path).spool.offer(1) is None
+    assert cloud.heard() == [1]
 
 
 def test_down_counts_the_bytes_since_the_last_update(cloud: Cloud, tmp_path: Path) -> None:
@@ -92,46 +93,102 @@ def test_down_counts_the_bytes_since_the_last_update(cloud: Cloud, tmp_path: Pat
     for number in (1, 2):
         cloud.task(number)
         steps(agent)
-        part, _ = open_part(cloud.bus.deliveries(0)[0].payload)
-        assert part.metrics["down"] == bus.received - before
-        assert part.metrics["loss"] == 1.0
+        (offered,) = cloud.offers()
+        assert offered.metrics["down"] == bus.received - before
+        assert offered.metrics["loss"] == 1.0
         before = bus.received
-    assert 4 * P < part.metrics["down"] < 4 * P + 2000
+    assert 4 * P < offered.metrics["down"] < 4 * P + 2000
 
 
-def test_the_spool_survives_a_new_start_and_is_sent_until_its_receipt(cloud: Cloud, tmp_path: Path) -> None:
+def test_the_spool_survives_a_new_start_and_is_offered_until_its_receipt(cloud: Cloud, tmp_path: Path) -> None:
     agent, bus = cloud.device(tmp_path)
     cloud.task(1)
     steps(agent)
-    assert cloud.heard() == [(1, i) for i in PARTS]
+    assert cloud.heard() == [1]
     bus.die()
     again, _ = cloud.device(tmp_path, Unwilling(AssertionError("trained twice")))
     assert cloud.status() == Status("ready", 2)
     steps(again)
-    assert cloud.heard() == [(1, i) for i in PARTS]
-    cloud.now += RESEND - 1
+    assert cloud.heard() == [1]
+    cloud.now += 0.7 * RESEND[0]
     steps(again)
     assert cloud.heard() == []
-    cloud.now += 2
+    cloud.now += RESEND[0]
     steps(again)
-    assert cloud.heard() == [(1, i) for i in PARTS]
+    assert cloud.heard() == [1]
     cloud.receipt(1, "counted")
-    cloud.now += 2 * RESEND
+    cloud.now += LONG
     steps(again)
     assert cloud.heard() == []
 
 
-def test_only_the_missing_parts_are_sent_again(cloud: Cloud, tmp_path: Path) -> None:
+def test_offers_come_more_and_more_seldom_while_nobody_answers(cloud: Cloud, tmp_path: Path) -> None:
+    agent, _ = cloud.device(tmp_path)
+    cloud.task(1)
+    at = []
+    for _ in range(2000):
+        agent.step(0)
+        at += [cloud.now] * len(cloud.heard())
+        cloud.now += 1
+    pauses = [b - a for a, b in pairwise(at)]
+    assert len(pauses) > 5
+    for count, pause in enumerate(pauses):
+        assert 0.7 * min(15 * 2**count, 240) <= pause <= 1.3 * min(15 * 2**count, 240)
+
+
+def test_only_what_is_asked_for_is_sent(cloud: Cloud, tmp_path: Path) -> None:
     agent, _ = cloud.device(tmp_path)
     cloud.task(1)
     steps(agent)
-    cloud.heard()
-    cloud.receipt(1, "missing", missing=(2, 0, 77))
+    assert cloud.heard() == [1]
+    cloud.receipt(1, "missing", missing=(2, 0))
     steps(agent)
-    assert cloud.heard() == [(1, 0), (1, 2)]
-    cloud.now += RESEND - 1
+    assert [(number, index) for number, index, _ in cloud.parts()] == [(1, 2), (1, 0)]
+    cloud.now += 0.7 * RESEND[0]
     steps(agent)
-    assert cloud.heard() == []
+    assert cloud.parts() == []
+
+
+def test_a_request_for_a_part_that_there_is_not_is_dropped(
+    cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent, _ = cloud.device(tmp_path)
+    cloud.task(1)
+    steps(agent)
+    assert cloud.collect(agent, 1, (77,)) == b""
+    assert "chunk 77 of a blob with 3" in caplog.text
+    assert len(cloud.collect(agent, 1, PARTS)) == 4 * P
+
+
+@pytest.mark.parametrize("what", ["the same task", "a new link"])
+def test_the_update_is_offered_again_to_who_may_have_forgotten_it(cloud: Cloud, tmp_path: Path, what: str) -> None:
+    agent, bus = cloud.device(tmp_path)
+    cloud.task(1)
+    steps(agent)
+    assert cloud.heard() == [1]
+    if what == "the same task":
+        cloud.task(1)
+    else:
+        bus.connections += 1
+    steps(agent)
+    cloud.now += 1.0
+    steps(agent)
+    assert cloud.heard() == [1]
+
+
+def test_an_update_that_has_rotted_in_the_spool_is_trained_once_more(cloud: Cloud, tmp_path: Path) -> None:
+    agent, bus = cloud.device(tmp_path)
+    cloud.task(1)
+    steps(agent)
+    first = cloud.offers()
+    (path,) = (tmp_path / "spool").iterdir()
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    bus.die()
+    again, _ = cloud.device(tmp_path)
+    steps(again)
+    (second,) = cloud.offers()
+    assert second.blob == first[0].blob
+    assert len(cloud.collect(again, 1, PARTS)) == 4 * P
 
 
 def test_a_refused_update_is_dropped_and_a_receipt_for_another_round_changes_nothing(
@@ -145,11 +202,11 @@ def test_a_refused_update_is_dropped_and_a_receipt_for_another_round_changes_not
         cloud.receipt(number, "missing", missing=(1,))
     cloud.heard()
     steps(agent)
-    assert cloud.heard() == []
-    assert len(State(tmp_path).spooled(5)) == 3
+    assert cloud.parts() == []
+    assert State(tmp_path).spool.offer(5) is not None
     cloud.receipt(5, "refused", reason="weights move by too much")
-    cloud.now += 2 * RESEND
+    cloud.now += LONG
     steps(agent)
-    assert State(tmp_path).spooled(5) == []
+    assert State(tmp_path).spool.offer(5) is None
     assert cloud.heard() == []
     assert "round 5: update refused: weights move by too much" in caplog.text

@@ -25,6 +25,7 @@ from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.edge.__main__ import _opened
 from fedfleet.edge.data import Store
+from fedfleet.edge.settings import AgentSettings
 from fedfleet.edge.state import State
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.brokers import running
@@ -184,7 +185,7 @@ class Mended(threading.Event):
 def test_a_disk_that_refuses_at_the_start_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "state").touch()  # so that no folder can be made
     mended = Mended(tmp_path / "state")
-    state = _opened(tmp_path / "state", mended)
+    state = _opened(AgentSettings("d1", "mill"), tmp_path / "state", mended)
     assert state is not None
     assert (state.boot, mended.waits) == (1, [60.0, 60.0])
     assert [record.getMessage() for record in caplog.records] == [
@@ -196,7 +197,7 @@ def test_a_start_that_is_ended_while_it_waits_for_the_disk(tmp_path: Path) -> No
     (tmp_path / "state").touch()
     stopping = threading.Event()
     stopping.set()
-    assert _opened(tmp_path / "state", stopping) is None
+    assert _opened(AgentSettings("d1", "mill"), tmp_path / "state", stopping) is None
 
 
 def test_a_broker_that_is_not_there_is_tried_again_until_sigterm(tmp_path: Path) -> None:

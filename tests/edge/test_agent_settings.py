@@ -44,7 +44,10 @@ def test_the_least_store_that_may_be_asked_for_can_be_opened(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (HEAD + "stat = 1", "unknown setting stat; known here: device, fleet, state, max_example_bytes, broker"),
+        (
+            HEAD + "stat = 1",
+            "unknown setting stat; known here: device, fleet, state, max_example_bytes, max_spool_bytes, broker",
+        ),
         (
             HEAD + '[broker]\nhots = "x"',
             "unknown setting broker.hots; known here: host, port, keepalive, username, pass",

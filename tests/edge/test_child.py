@@ -127,7 +127,7 @@ def test_what_the_trainer_refuses_is_told_in_its_words(
 
 def test_an_answer_that_is_no_frame_ends_the_child(child: ChildTrainer, task: Task, blobs: Blobs, stored: Path) -> None:
     child._process = subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # echoes requests
-    with pytest.raises(FrameError, match="expected a part, got 'train'"):
+    with pytest.raises(FrameError, match="expected kind offer, got 'train'"):
         child.train(task, *blobs, never)
     same_as_local(child, task, blobs, stored)
 

@@ -69,9 +69,9 @@ def test_one_that_has_done_its_work_is_started_again_in_an_hour(caplog: pytest.L
 
 def test_it_is_asked_to_end_first(tmp_path: Path) -> None:
     code = f"""if True:
-    import signal, time
+    import signal, sys, time
     from pathlib import Path
-    signal.signal(15, lambda *_: exit(Path({str(tmp_path / "asked")!r}).touch()))
+    signal.signal(15, lambda *_: sys.exit(Path({str(tmp_path / "asked")!r}).touch()))
     Path({str(tmp_path / "here")!r}).touch()
     time.sleep(60)
     """

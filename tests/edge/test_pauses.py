@@ -25,7 +25,6 @@ from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Stop
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.trainers import SeededTrainer
-from fedfleet.wire.chunks import open_part
 from fedfleet.wire.messages import Plan, Status, Task, Update, decode, seen
 
 HOT = Hold("paused", "temperature of 82.0 C is over 80")
@@ -77,7 +76,7 @@ def test_who_is_held_up_fetches_nothing_trains_nothing_and_declines_nothing(
     device.says = Hold()
     steps(device.agent)
     assert cloud.status() == Status("ready", 1)
-    assert cloud.heard() == [(1, i) for i in PARTS]
+    assert cloud.heard() == [1]
 
 
 def test_it_is_said_once_at_each_change_and_with_no_task_at_all(cloud: Cloud, device: Watched) -> None:
@@ -119,7 +118,7 @@ def test_an_update_that_waits_for_its_receipt_is_sent_while_the_device_is_held_u
     device.says = NIGHT
     cloud.receipt(1, "missing", missing=(1,))
     steps(device.agent)
-    assert cloud.heard() == [(1, 1)]
+    assert [(round_, index) for round_, index, _ in cloud.parts()] == [(1, 1)]
 
 
 def test_a_pause_in_the_middle_is_said_and_ends_nothing(cloud: Cloud, device: Watched) -> None:
@@ -133,7 +132,7 @@ def test_a_pause_in_the_middle_is_said_and_ends_nothing(cloud: Cloud, device: Wa
     cloud.task(1)
     steps(device.agent)
     assert said == [Status("ready", 1)]
-    assert cloud.heard() == [(1, i) for i in PARTS]
+    assert cloud.heard() == [1]
     assert cloud.status() == Status("paused", 1, reason=HOT.reason)
     assert (device.asked, device.closed) == (1, 0)
 
@@ -155,7 +154,7 @@ def test_memory_that_is_short_ends_training_and_the_child_and_the_round_is_done_
     assert (device.asked, State(tmp_path).round) == (2, 1)
     update = SeededTrainer(DEVICE).train(task, tmp_path, tmp_path / "blobs" / task.weights.digest, never)
     assert update is not None
-    assert b"".join(open_part(payload)[1] for _, payload in cloud.bus.deliveries(0)) == update.delta
+    assert cloud.collect(device.agent, 1, PARTS) == update.delta
 
 
 def test_a_round_does_not_wait_for_who_is_held_up() -> None:
@@ -288,6 +287,7 @@ def test_its_owner_needs_the_board_in_the_middle_of_a_round(
     program, weights = cloud.blob(small.program), cloud.blob(small.weights.astype("<f4").tobytes())
     told = cloud.task(1, program=program, weights=weights, plan=Plan(steps=15_000, learning_rate=0.001))
     steps(agent, 8)
+    delta = cloud.collect(agent, 1, (0, 1))
     agent.close()
     said = [decode(Status, payload) for _, payload in watcher.deliveries(0)]
     assert [status.state for status in said] == ["paused", "ready", "away"]
@@ -295,7 +295,7 @@ def test_its_owner_needs_the_board_in_the_middle_of_a_round(
     paths = [state.folder / "blobs" / blob.digest for blob in (program, weights)]
     local = LocalTrainer(DEVICE, stored).train(told, paths[0], paths[1], never)
     assert local is not None
-    assert b"".join(open_part(payload)[1] for _, payload in cloud.bus.deliveries(0)) == local.delta
+    assert delta == local.delta
 
 
 def test_a_time_budget_does_not_run_while_training_is_paused(task: Task, blobs: Blobs, stored: Path) -> None:

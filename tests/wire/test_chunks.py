@@ -8,10 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfleet.wire.chunks import Assembly, cut, join, open_part, split
+from fedfleet.wire.chunks import (
+    Assembly,
+    Want,
+    chunk_name,
+    cut,
+    join,
+    length,
+    manifest,
+    only_name,
+    open_manifest,
+    open_offer,
+    open_part,
+    split,
+)
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.frames import pack
-from fedfleet.wire.messages import CHUNK, Blob, Update
+from fedfleet.wire.frames import pack, unpack
+from fedfleet.wire.messages import CHUNK, MAX_BLOB, Blob, Update, decode, encode
 
 
 @settings(max_examples=30)
@@ -53,29 +66,57 @@ def test_wrong_bytes_are_found_and_everything_is_wanted_again() -> None:
     assert assembly.missing() == (0, 1)
 
 
-def test_an_update_travels_in_parts() -> None:
+def test_an_update_travels_as_an_offer_and_parts() -> None:
     update = Update(4, "d1", 12, "float32", random.Random(1).randbytes(3 * CHUNK), {"loss": 0.25})
-    parts = [open_part(frame) for frame in split(update)]
-    assembly = Assembly(parts[0][0].blob)
-    for part, body in reversed(parts):
+    first, *rest = split(update)
+    offered = open_offer(first)
+    assembly = Assembly(offered.blob)
+    for part, body in reversed([open_part(frame) for frame in rest]):
+        assert (part.round, part.digest) == (4, offered.blob.digest)
         assembly.add(part.index, body)
-    assert join("d1", parts[0][0], assembly.finish()) == update
+    assert join("d1", offered, assembly.finish()) == update
 
 
-def test_a_part_with_absurd_fields_is_refused() -> None:
-    part, _ = open_part(split(Update(4, "d1", 12, "float32", b"1234"))[0])
-    with pytest.raises(FrameError, match="examples"):
-        join("d1", type(part)(4, 0, "float32", part.blob, 0), b"1234")
-    with pytest.raises(FrameError, match="blob must have"):
-        open_part(
-            pack(
-                {
-                    "kind": "part",
-                    "round": 1,
-                    "examples": 1,
-                    "codec": "x",
-                    "index": 0,
-                    "blob": {"digest": "0" * 64, "size": 2**50},
-                }
-            )
-        )
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ({"examples": 0}, "examples must be above 0"),
+        ({"blob": {"digest": "0" * 64, "size": 2**50}}, "blob must have"),
+        ({"blob": {"digest": "x", "size": 5}}, "digest must be"),
+        ({"metrics": {"m" * 33: 1}}, "name is too long"),
+        ({"round": 0}, "round must be at least 1"),
+        ({"kind": "part"}, "expected kind offer, got 'part'"),
+    ],
+)
+def test_an_offer_with_absurd_fields_is_refused(lie: dict[str, object], reason: str) -> None:
+    header, _ = unpack(split(Update(4, "d1", 12, "float32", b"1234"))[0])
+    with pytest.raises(FrameError, match=reason):
+        open_offer(pack({**header, **lie}))
+    with pytest.raises(FrameError, match="no body"):
+        open_offer(pack(header, b"x"))
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 5 * CHUNK), st.integers(0, 99))
+def test_a_manifest_names_the_chunks_of_its_blob(size: int, seed: int) -> None:
+    data = random.Random(seed).randbytes(size)
+    blob, names = Blob.of(data), [chunk_name(chunk) for chunk in cut(data)]
+    assert open_manifest(blob, manifest(blob, names)) == names
+    assert [length(blob, i) for i in range(blob.chunks)] == [len(chunk) for chunk in cut(data)]
+    if blob.chunks == 1:
+        assert names == [only_name(blob)]
+    for lie in (manifest(blob, names[1:]), manifest(blob, [*names, names[0]]), manifest(Blob.of(b"x"), names), b""):
+        with pytest.raises(FrameError):
+            open_manifest(blob, lie)
+
+
+def test_the_manifest_of_the_largest_blob_fits_into_a_packet_of_100_000_bytes() -> None:
+    blob = Blob("0" * 64, MAX_BLOB)
+    assert len(manifest(blob, ["ab" * 16] * blob.chunks)) < 66_000
+
+
+@pytest.mark.parametrize("names", [(), ("x",), ("a" * 31,), ("a" * 33,), ("a" * 32,) * 65, ("A" * 32,)])
+def test_nobody_may_want_what_there_cannot_be(names: tuple[str, ...]) -> None:
+    with pytest.raises(FrameError, match="want"):
+        decode(Want, pack({"kind": "want", "names": list(names)}))
+    assert decode(Want, encode(Want(("a" * 32, "b" * 64)))) == Want(("a" * 32, "b" * 64))

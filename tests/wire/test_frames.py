@@ -10,16 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.wire import frames
-from fedfleet.wire.chunks import open_part, split
+from fedfleet.wire.chunks import Want, join, manifest, open_manifest, open_offer, open_part, split
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, encode
 
 DOC = Path(__file__).parents[2] / "docs" / "wire.md"
 GOLDEN_TASK = Task(3, Blob("0" * 64, 1024), Blob("f" * 64, 4096), Plan(), 0.5, 7, 60.0)
 GOLDEN_UPDATE = Update(3, "d1", 10, "float32", b"\x00\x00\x80\x3f\x00\x00\x00\xc0", {"loss": 0.5})
+GOLDEN_BLOB = Blob("e" * 64, 65_540)
 GOLDEN = {
     "task": encode(GOLDEN_TASK),
-    "part": split(GOLDEN_UPDATE)[0],
+    "manifest": manifest(GOLDEN_BLOB, ["ab" * 16, "cd" * 16]),
+    "offer": split(GOLDEN_UPDATE)[0],
+    "part": split(GOLDEN_UPDATE)[1],
+    "want": encode(Want(("ab" * 16,))),
     "receipt": encode(Receipt(3, "missing", (0, 2))),
     "status": encode(Status("ready", 4)),
 }
@@ -110,5 +114,9 @@ def test_golden_frames_decode() -> None:
     assert decode(Task, GOLDEN["task"]) == GOLDEN_TASK
     assert decode(Receipt, GOLDEN["receipt"]) == Receipt(3, "missing", (0, 2))
     assert decode(Status, GOLDEN["status"]) == Status("ready", 4)
+    assert decode(Want, GOLDEN["want"]) == Want(("ab" * 16,))
+    assert open_manifest(GOLDEN_BLOB, GOLDEN["manifest"]) == ["ab" * 16, "cd" * 16]
+    offered = open_offer(GOLDEN["offer"])
     part, body = open_part(GOLDEN["part"])
-    assert (part.round, part.examples, body) == (3, 10, GOLDEN_UPDATE.delta)
+    assert (part.round, part.digest, part.index) == (3, offered.blob.digest, 0)
+    assert join("d1", offered, body) == GOLDEN_UPDATE

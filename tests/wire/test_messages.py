@@ -63,7 +63,7 @@ def test_a_task_out_of_bounds_is_refused(change: dict[str, object], text: str) -
 
 
 def test_other_kinds_and_bodies_are_refused() -> None:
-    with pytest.raises(FrameError, match="expected a task, got 'status'"):
+    with pytest.raises(FrameError, match="expected kind task, got 'status'"):
         decode(Task, encode(Status("ready", 1)))
     with pytest.raises(FrameError, match="no body"):
         decode(Status, pack({"kind": "status", "state": "ready", "boot": 1}, b"x"))

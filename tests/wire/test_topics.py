@@ -13,7 +13,9 @@ TOPICS = Topics("plant-7")
 
 def test_they_are_what_the_document_says() -> None:
     assert TOPICS.task == "fedfleet/v1/plant-7/task"
-    assert TOPICS.chunk("ab", 3) == "fedfleet/v1/plant-7/blob/ab/3"
+    assert TOPICS.manifest("ab") == "fedfleet/v1/plant-7/blob/ab"
+    assert TOPICS.chunk("ab") == "fedfleet/v1/plant-7/chunk/ab"
+    assert TOPICS.want("d1") == "fedfleet/v1/plant-7/device/d1/want"
     assert TOPICS.status("d1") == "fedfleet/v1/plant-7/device/d1/status"
     assert TOPICS.update("d1") == "fedfleet/v1/plant-7/device/d1/update"
     assert TOPICS.receipt("d1") == "fedfleet/v1/plant-7/device/d1/receipt"
@@ -23,7 +25,7 @@ def test_patterns_match_their_topics_only() -> None:
     assert matches(TOPICS.status(), TOPICS.status("d1"))
     assert not matches(TOPICS.status(), TOPICS.update("d1"))
     assert not matches(TOPICS.status(), Topics("other").status("d1"))
-    assert matches(TOPICS.chunk("ab"), TOPICS.chunk("ab", 0))
+    assert not matches(TOPICS.chunk("ab"), TOPICS.manifest("ab"))
     assert not matches(TOPICS.task, TOPICS.task + "/x")
 
 
@@ -42,9 +44,17 @@ def test_the_device_is_read_from_the_topic() -> None:
             TOPICS.device(topic)
 
 
-def test_chunks_are_read_from_the_topic() -> None:
-    digest = "0f" * 32
-    assert TOPICS.part(TOPICS.chunk(digest, 12)) == (digest, 12)
-    for topic in (TOPICS.chunk(digest, "012"), TOPICS.chunk(digest, -1), TOPICS.chunk("zz", 1), TOPICS.task):
-        with pytest.raises(FrameError):
-            TOPICS.part(topic)
+def test_content_is_read_from_the_topic() -> None:
+    digest, chunk = "0f" * 32, "ab" * 16
+    assert TOPICS.named(TOPICS.manifest(digest)) == ("blob", digest)
+    assert TOPICS.named(TOPICS.chunk(chunk)) == ("chunk", chunk)
+    for topic in (
+        TOPICS.chunk(digest),
+        TOPICS.manifest(chunk),
+        TOPICS.chunk("AB" * 16),
+        TOPICS.chunk(chunk) + "/1",
+        Topics("other").chunk(chunk),
+        TOPICS.task,
+    ):
+        with pytest.raises(FrameError, match="names no blob and no chunk"):
+            TOPICS.named(topic)

@@ -6,28 +6,26 @@ here they are tied to the bus.
 
 from __future__ import annotations
 
-import io
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
-
-from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
+from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
 from fedfleet.cloud.inbox import Inbox
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
-from fedfleet.cloud.strategies import Moments
+from fedfleet.wire import frames
 from fedfleet.wire.bus import Bus, Delivery
-from fedfleet.wire.chunks import cut
-from fedfleet.wire.codecs import Weights
-from fedfleet.wire.errors import FrameError, StoreError
+from fedfleet.wire.chunks import Part, Want, join, open_offer, open_part
+from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Blob, Receipt, Status, Task, Update, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
-MAX_METRIC = 2.0**53
+HASTE = 0.005  # seconds to wait for deliveries while there is something to send
+FAREWELL = 5.0
 PASSED_OVER = 1000  # how many round numbers may be passed over because they call too few
 
 
@@ -53,7 +51,7 @@ class Aggregator:
         self._clock = clock
         self._evaluate = evaluate
         self._report = report
-        self.weights, self._moments = self._restore()
+        self.weights, self._moments = restore(journal, federation)
         self.done = journal.closed_rounds() >= federation.rounds.total
         self._last_round = journal.last_round()
         self._underway = self._last_round > 0
@@ -64,18 +62,22 @@ class Aggregator:
         ended = journal.ended_task()
         self._superseded = [ended.weights] if ended else []
         self.presence = Presence()
-        self._inbox = Inbox(self._plan.codec, self.weights.size)
+        self._inbox = self._empty()
+        self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
         # is known before the first device is.
-        for pattern in (topics.task, topics.status(), topics.update()):
+        for pattern in (topics.task, topics.status(), topics.update(), topics.want()):
             bus.subscribe(pattern)
         if not self.done:
-            self._publish(federation.program, self._program)
+            self._outbox.put(self._program)
 
     def step(self, timeout: float) -> None:
         """Handle what arrives within `timeout` seconds; end the round, and begin the next one, when it is time."""
-        for delivery in self._bus.deliveries(timeout):
+        for delivery in self._bus.deliveries(timeout if self._outbox.idle else min(timeout, HASTE)):
             self._handle(delivery)
+        for device, receipt in self._inbox.requests():
+            self._bus.publish(self._topics.receipt(device), encode(receipt))
+        self._outbox.step()
         if self.done:
             return
         if self._round is None:
@@ -112,9 +114,13 @@ class Aggregator:
     def retire(self) -> None:
         """Clear the task, and what it named, if the federation is over, so that no device trains for nothing."""
         if self.done:
-            self._bus.publish(self._topics.task, b"", retain=True)
+            self._outbox.say(self._topics.task, b"")
             self._superseded.append(self._program)
             self._clear()
+            end = self._clock() + FAREWELL
+            while not self._outbox.idle and self._clock() < end:
+                self._outbox.step()
+                self._bus.deliveries(HASTE)
 
     def _ready(self) -> bool:
         """Whether a round may begin: enough devices are there, or those of our last start had a deadline to return."""
@@ -122,33 +128,17 @@ class Aggregator:
             return True
         return self._underway and self._clock() - self._began >= self._federation.rounds.deadline
 
-    def _restore(self) -> tuple[Weights, Moments]:
-        model = self._journal.model()
-        size = self._federation.weights.size
-        empty = np.zeros((self._federation.strategy.server.moments, size))
-        if model is None:
-            return self._federation.weights, empty
-        weights = np.frombuffer(self._journal.get(model.weights), "<f4").astype(np.float32)
-        if weights.size != size:
-            raise StoreError(
-                f"the journal's model has {weights.size} weights, the program {size}; choose another state folder"
-            )
-        moments = np.load(io.BytesIO(self._journal.get(model.moments)), allow_pickle=False)
-        if moments.shape != empty.shape:
-            raise StoreError(
-                "the journal was written with another strategy; go on with that, or choose another state folder"
-            )
-        return weights, moments
-
     def _handle(self, delivery: Delivery) -> None:
         try:
             if delivery.topic == self._topics.task:
                 self._see_task(delivery.payload)
             elif delivery.topic.endswith("/status"):
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
+            elif delivery.topic.endswith("/want"):
+                self._outbox.repeat(decode(Want, delivery.payload).names)
             else:
                 self._bytes_up += len(delivery.topic) + len(delivery.payload)
-                self._take_part(self._topics.device(delivery.topic), delivery.payload)
+                self._take_frame(self._topics.device(delivery.topic), delivery.payload)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
 
@@ -175,23 +165,40 @@ class Aggregator:
         else:
             round_.lose(device)
 
-    def _take_part(self, device: str, payload: bytes) -> None:
+    def _take_frame(self, device: str, payload: bytes) -> None:
         if self._round is None:
             return
         try:
-            answer = self._inbox.take(device, payload, self._round.task)
+            answer = self._answer(self._round, device, payload)
         except FrameError as error:
-            log.warning("refused a part of an update of %s: %s", device, error)
+            log.warning("refused an update of %s: %s", device, error)
             answer = self._inbox.refusal(device, payload, str(error))
             if answer is not None and answer.round == self._round.task.round:
                 self._round.decline(device, str(error))  # the receipt has it drop the update
-        if isinstance(answer, Update):
-            known = device in self._round.counted
-            update, answer = answer, self._round.take(answer)
-            if answer.outcome == "counted" and not known:
-                self._journal.count(update)
-        if isinstance(answer, Receipt):
+        if answer is not None:
             self._bus.publish(self._topics.receipt(device), encode(answer))
+
+    def _answer(self, round_: Round, device: str, payload: bytes) -> Receipt | None:
+        """Return what is to be said at once to an offer or a part; raises FrameError."""
+        if frames.unpack(payload)[0].get("kind") == Part.__name__.lower():
+            update = self._inbox.part(device, *open_part(payload))
+            return None if update is None else self._count(round_, update)
+        offered = open_offer(payload)
+        if offered.round != round_.task.round or device in round_.counted:
+            return round_.take(join(device, offered, b"\0"))
+        self._inbox.offer(device, offered)
+        return None
+
+    def _count(self, round_: Round, update: Update) -> Receipt:
+        """Fold an update in; what is counted is in the journal before its receipt is sent."""
+        known = update.device in round_.counted
+        receipt = round_.take(update)
+        if receipt.outcome == "counted" and not known:
+            self._journal.count(update)
+        return receipt
+
+    def _empty(self) -> Inbox:
+        return Inbox(self._plan.codec, self.weights.size, self._clock)
 
     def _begin(self) -> None:
         task = self._open_task()
@@ -203,13 +210,15 @@ class Aggregator:
                 Task(number, self._program, weights, self._plan, options.share, self._federation.seed, options.deadline)
             )
             self._journal.open_round(task)
-            self._began = self._clock()
+        self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
         self._last_round = task.round
         self._bytes_up = 0
-        self._publish(self._journal.get(task.weights.digest), task.weights)
-        self._bus.publish(self._topics.task, encode(task), retain=True)
+        self._inbox = self._empty()
+        self._outbox.put(task.weights)
+        self._outbox.say(self._topics.task, encode(task))
         self._clear(but=task.weights)
+        self._outbox.step()
 
     def _calling(self, task: Task) -> Task:
         """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
@@ -243,56 +252,24 @@ class Aggregator:
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
-            buffer = io.BytesIO()
-            np.save(buffer, self._moments, allow_pickle=False)
-            self._journal.close_round(round_.task.round, self.weights.astype("<f4").tobytes(), buffer.getvalue())
+            self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
         else:
             log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
             self._journal.abandon_round(round_.task.round)
         self._superseded.append(round_.task.weights)
         self._round = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = self._record(round_, verdict, seconds)
+        record = recorded(round_, verdict, seconds, self._bytes_up, self.weights)
         if not self.done:
             self._begin()  # first the devices' work, then our own
         self._report(self._scored(record))
 
-    def _record(self, round_: Round, verdict: Verdict, seconds: float) -> RoundRecord:
-        updates = round_.counted.values()
-        examples = sum(update.examples for update in updates)
-        loss = sum(_metric(update, "loss") * update.examples for update in updates) / max(examples, 1)
-        return RoundRecord(
-            round=round_.task.round,
-            state=verdict.state,
-            reason=verdict.reason,
-            called=len(round_.called),
-            reported=len(updates),
-            late=len(round_.called) - len(updates),
-            examples=examples,
-            train_loss=loss,
-            bytes_up=self._bytes_up,
-            bytes_down=int(sum(_metric(update, "down") for update in updates)),
-            seconds=seconds,
-            weights=Blob.of(self.weights.astype("<f4").tobytes()).digest,
-            device_rss_mib=max((_metric(update, "rss_mib") for update in updates), default=0.0),
-        )
-
     def _scored(self, record: RoundRecord) -> RoundRecord:
         return record if self._evaluate is None else replace(record, scores=self._evaluate(self.weights))
-
-    def _publish(self, data: bytes, blob: Blob) -> None:
-        for index, chunk in enumerate(cut(data)):
-            self._bus.publish(self._topics.chunk(blob.digest, index), chunk, retain=True)
 
     def _clear(self, but: Blob | None = None) -> None:
         """Take the weights of earlier rounds off the broker, now that a newer task names others."""
         for blob in self._superseded:
             if blob != but:
-                for index in range(blob.chunks):
-                    self._bus.publish(self._topics.chunk(blob.digest, index), b"", retain=True)
+                self._outbox.drop(blob)
         self._superseded.clear()
-
-
-def _metric(update: Update, name: str) -> float:
-    """Return one of the numbers that came with `update`, 0 if it did not; bounded, as a device may say anything."""
-    return min(max(update.metrics.get(name, 0.0), -MAX_METRIC), MAX_METRIC)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.cloud.settings import Rounds
-from fedfleet.cloud.strategies import Strategy
+from fedfleet.cloud.strategies import Moments, Strategy
 from fedfleet.wire.codecs import Weights
-from fedfleet.wire.messages import Plan
+from fedfleet.wire.errors import StoreError
+from fedfleet.wire.messages import Blob, Plan, Update
 
 Evaluate = Callable[[Weights], dict[str, float]]
+MAX_METRIC = 2.0**53
 
 
 @dataclass(frozen=True)
@@ -43,3 +50,57 @@ class Federation:
     plan: Plan
     rounds: Rounds
     seed: int = 0
+
+
+def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]:
+    """Return the newest model in `journal`, or what the federation begins with; raises StoreError for another's."""
+    model = journal.model()
+    size = federation.weights.size
+    empty = np.zeros((federation.strategy.server.moments, size))
+    if model is None:
+        return federation.weights, empty
+    weights = np.frombuffer(journal.get(model.weights), "<f4").astype(np.float32)
+    if weights.size != size:
+        raise StoreError(
+            f"the journal's model has {weights.size} weights, the program {size}; choose another state folder"
+        )
+    moments = np.load(io.BytesIO(journal.get(model.moments)), allow_pickle=False)
+    if moments.shape != empty.shape:
+        raise StoreError(
+            "the journal was written with another strategy; go on with that, or choose another state folder"
+        )
+    return weights, moments
+
+
+def packed(weights: Weights, moments: Moments) -> tuple[bytes, bytes]:
+    """Return the blobs that `restore` reads."""
+    buffer = io.BytesIO()
+    np.save(buffer, moments, allow_pickle=False)
+    return weights.astype("<f4").tobytes(), buffer.getvalue()
+
+
+def recorded(round_: Round, verdict: Verdict, seconds: float, bytes_up: int, weights: Weights) -> RoundRecord:
+    """Return what is to be remembered of a round that is over; `weights` are the model after it."""
+    updates = round_.counted.values()
+    examples = sum(update.examples for update in updates)
+    loss = sum(_metric(update, "loss") * update.examples for update in updates) / max(examples, 1)
+    return RoundRecord(
+        round=round_.task.round,
+        state=verdict.state,
+        reason=verdict.reason,
+        called=len(round_.called),
+        reported=len(updates),
+        late=len(round_.called) - len(updates),
+        examples=examples,
+        train_loss=loss,
+        bytes_up=bytes_up,
+        bytes_down=int(sum(_metric(update, "down") for update in updates)),
+        seconds=seconds,
+        weights=Blob.of(weights.astype("<f4").tobytes()).digest,
+        device_rss_mib=max((_metric(update, "rss_mib") for update in updates), default=0.0),
+    )
+
+
+def _metric(update: Update, name: str) -> float:
+    """Return one of the numbers that came with `update`, 0 if it did not; bounded, as a device may say anything."""
+    return min(max(update.metrics.get(name, 0.0), -MAX_METRIC), MAX_METRIC)

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedfleet.wire import files
+from fedfleet.wire.chunks import chunk_name
 from fedfleet.wire.errors import StoreError
-from fedfleet.wire.messages import Blob, Task, Update
+from fedfleet.wire.messages import CHUNK, Blob, Task, Update
 from fedfleet.wire.record import build, plain
 
 KEPT = 3
@@ -95,6 +96,23 @@ class Journal:
         if hashlib.sha256(data).hexdigest() != digest:
             raise StoreError(f"{path} is missing or damaged; restore a backup")
         return data
+
+    def names(self, blob: Blob) -> list[str]:
+        """Return the names of a blob's chunks, in order; none where it is not here any more."""
+        try:
+            with (self._blobs / blob.digest).open("rb") as file:
+                return [chunk_name(chunk) for chunk in iter(lambda: file.read(CHUNK), b"")]
+        except FileNotFoundError:
+            return []
+
+    def chunk(self, blob: Blob, index: int) -> bytes:
+        """Return one chunk's bytes, as they are on the disk; raises StoreError."""
+        try:
+            with (self._blobs / blob.digest).open("rb") as file:
+                file.seek(index * CHUNK)
+                return file.read(CHUNK)
+        except OSError as error:
+            raise StoreError(f"{self._blobs / blob.digest}: {error.strerror}; restore a backup") from None
 
     def open_round(self, task: Task) -> None:
         """Note that `task` is about to be published."""

@@ -66,7 +66,7 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    state = _opened(folder, stopping)
+    state = _opened(settings, folder, stopping)
     if state is None:
         return
     command = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
@@ -87,11 +87,11 @@ def _follow(settings: AgentSettings, state: State, stopping: threading.Event) ->
     Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch).run(stopping.is_set)
 
 
-def _opened(folder: Path, stopping: threading.Event) -> State | None:
+def _opened(settings: AgentSettings, folder: Path, stopping: threading.Event) -> State | None:
     """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute."""
     while not stopping.is_set():
         try:
-            state = State(folder)
+            state = State(folder, settings.max_spool_bytes)
             state.begin()
         except StoreError as error:
             log.error("%s; trying again in %g s", error, REST)

@@ -2,7 +2,7 @@
 
 One thread, no clock of its own, nothing heavier than the standard library: `step` handles what has arrived and does
 the next piece of work, so that a simulation can drive a thousand of them. A newer task supersedes whatever is going
-on. Crash-only: what must survive is in `State` before anything is sent.
+on. Crash-only: what must survive is in `State` before anything is sent, and a disk that refuses is waited out.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from fedfleet.edge.downloads import Fetcher
+from fedfleet.edge.spool import Rotten
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Trainer
+from fedfleet.edge.uploads import Uploader
 from fedfleet.wire.bus import Bus, Delivery
-from fedfleet.wire.chunks import Assembly, open_part, split
-from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError
-from fedfleet.wire.messages import Blob, Receipt, Status, Task, decode, encode, seen
+from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError
+from fedfleet.wire.messages import Receipt, Status, Task, decode, encode, seen
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
-RESEND = 15.0  # seconds without a receipt after which an update is sent again
+REST = (15.0, 600.0)  # seconds that a disk which refuses is left alone: at first, at most
 
 
 class Agent:
@@ -49,8 +51,9 @@ class Agent:
         self._hold = hold
         self._held_as = ("", bus.connections)
         self._task: Task | None = None
-        self._fetching: dict[str, Assembly] = {}
-        self._sent_at: float | None = None
+        self._fetcher = Fetcher(device, topics, bus, state.blobs, clock)
+        self._uploader = Uploader(device, topics, bus, state.spool, clock)
+        self._resting = (0.0, 0.0)  # until when, and how long
         self._counted_down = 0
         self._stopping: Callable[[], bool] = lambda: False
         bus.subscribe(topics.receipt(device))
@@ -60,17 +63,16 @@ class Agent:
         """Handle what arrives within `timeout` seconds, then do the next piece of work."""
         for delivery in self._bus.deliveries(timeout):
             self._handle(delivery)
-        held, task = self._held(), self._task
-        if held.memory:
+        if self._held().memory:
             self._trainer.close()
-        if task is None:
+        if self._task is None or self._clock() < self._resting[0]:
             return
-        if task.round <= self._state.round:
-            self._resend(task)
-        elif not task.calls(self.device):
-            self._state.finish(task.round)
-        elif not held.state and self._fetched(task.program) and self._fetched(task.weights):
-            self._work(task)
+        try:
+            self._advance(self._task)
+        except FrameError as error:
+            log.warning("%s", error)
+        except StoreError as error:
+            self._rest(error)
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Step until `stopping()`, in the middle of training too, then say goodbye."""
@@ -85,6 +87,20 @@ class Agent:
         self._say(Status("away", self._state.boot))
         self._bus.close()
 
+    def _advance(self, task: Task) -> None:
+        """Do the next piece of work for `task`. Raises StoreError, FrameError."""
+        if task.round <= self._state.round:
+            try:
+                self._uploader.step(task.round)
+            except Rotten:
+                log.warning("round %d: the spooled update is damaged; training once more", task.round)
+                self._state.finish(task.round - 1)
+        elif not task.calls(self.device):
+            self._state.spool.clear()
+            self._state.finish(task.round)
+        elif not self._hold().state and self._fetcher.fetch(task.program) and self._fetcher.fetch(task.weights):
+            self._work(task)
+
     def _handle(self, delivery: Delivery) -> None:
         try:
             if delivery.topic == self._topics.task:
@@ -92,9 +108,11 @@ class Agent:
             elif delivery.topic == self._topics.receipt(self.device):
                 self._take_receipt(decode(Receipt, delivery.payload))
             elif delivery.payload:
-                self._take_chunk(*self._topics.part(delivery.topic), delivery.payload)
+                self._fetcher.take(delivery.topic, delivery.payload)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
+        except StoreError as error:
+            self._rest(error)
 
     def _take_task(self, payload: bytes) -> None:
         if not payload:  # cleared: the federation is over
@@ -102,44 +120,28 @@ class Agent:
             return
         task = decode(Task, payload)
         if self._task is not None and task.round <= self._task.round:
+            if task.round == self._task.round:
+                self._uploader.again()  # an aggregator that was started anew says its task again
             return
-        if self._task is None and task.round < self._state.round:
+        anew, self._task = self._task is None and task.round < self._state.round, task
+        log.info("round %d: %s", task.round, "called" if task.calls(self.device) else "not called")
+        self._fetcher.cancel()
+        self._uploader.fresh()
+        self._resting = (0.0, 0.0)
+        if anew:
             # What is retained is the newest there is, so the fleet's rounds have been begun anew, below our memory.
             log.warning("round %d follows round %d: the fleet has begun anew", task.round, self._state.round)
             self._state.finish(task.round - 1)
-        log.info("round %d: %s", task.round, "called" if task.calls(self.device) else "not called")
-        for digest in self._fetching:
-            self._bus.unsubscribe(self._topics.chunk(digest))
-        self._task, self._fetching, self._sent_at = task, {}, None
-        if task.round > self._state.round:
-            self._state.unspool()
-            self._state.forget_blobs((task.program, task.weights))
-
-    def _fetched(self, blob: Blob) -> bool:
-        """Whether `blob` is on disk; asks the broker for its chunks once."""
-        if self._state.blob(blob) is not None:
-            return True
-        if blob.digest not in self._fetching:
-            self._fetching[blob.digest] = Assembly(blob)
-            self._bus.subscribe(self._topics.chunk(blob.digest))
-        return False
-
-    def _take_chunk(self, digest: str, index: int, chunk: bytes) -> None:
-        assembly = self._fetching.get(digest)
-        if assembly is None:
-            return
-        assembly.add(index, chunk)
-        if not assembly.missing():
-            self._state.keep(assembly.blob, assembly.finish())
-            del self._fetching[digest]
-            self._bus.unsubscribe(self._topics.chunk(digest))
 
     def _work(self, task: Task) -> None:
         program, weights = self._state.blob(task.program), self._state.blob(task.weights)
         if program is None or weights is None:
             return
+        self._state.forget_blobs((task.program, task.weights))
         try:
             update = self._trainer.train(task, program, weights, self._superseded(task))
+        except StoreError:
+            raise
         except FedfleetError as error:
             if not self._stopping():  # who ends us may have ended the training process as well: no fault of the task
                 self._decline(task, error)
@@ -147,11 +149,11 @@ class Agent:
         if update is None:
             return
         down = self._bus.received - self._counted_down
-        self._counted_down = self._bus.received
-        parts = split(replace(update, metrics={**update.metrics, "down": float(down)}))
-        self._state.spool(task.round, parts)
+        self._state.spool.keep(replace(update, metrics={**update.metrics, "down": float(down)}))
         self._state.finish(task.round)
-        self._send(parts)
+        self._counted_down += down
+        self._uploader.fresh()
+        self._uploader.step(task.round)
 
     def _superseded(self, task: Task) -> Callable[[], bool]:
         """Return a predicate that handles deliveries while training goes on."""
@@ -179,28 +181,25 @@ class Agent:
         if isinstance(error, ProgramError) and not all(sound):
             return  # what was on disk has rotted and is gone: the next step fetches it again
         self._state.finish(task.round)
-        self._say(Status("ready", self._state.boot, declined=task.round, reason=seen(str(error))))
+        self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=task.round, reason=seen(str(error))))
 
-    def _resend(self, task: Task) -> None:
-        """Send a spooled update again: at the first step after a start, and while no receipt comes."""
-        if self._sent_at is None or self._clock() - self._sent_at > RESEND:
-            self._send(self._state.spooled(task.round))
-
-    def _send(self, parts: list[bytes]) -> None:
-        for part in parts:
-            self._bus.publish(self._topics.update(self.device), part)
-        self._sent_at = self._clock()
+    def _rest(self, error: StoreError) -> None:
+        """Leave a disk alone that is full or has become read-only, and say so; the round is not given up for that."""
+        pause = min(2 * self._resting[1], REST[1]) if self._resting[1] else REST[0]
+        self._resting = (self._clock() + pause, pause)
+        declined = self._task.round if self._task is not None else 0
+        log.error("%s; trying again in %g s", error, pause)
+        self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=declined, reason=seen(str(error))))
 
     def _take_receipt(self, receipt: Receipt) -> None:
         if self._task is None or receipt.round != self._task.round:
             return
         if receipt.outcome == "missing":
-            wanted = set(receipt.missing)
-            self._send([part for part in self._state.spooled(receipt.round) if open_part(part)[0].index in wanted])
+            self._uploader.asked(receipt)
             return
         if receipt.outcome == "refused":
             log.warning("round %d: update refused: %s", receipt.round, receipt.reason)
-        self._state.unspool()
+        self._uploader.done()
 
     def _say(self, status: Status) -> None:
         self._bus.publish(self._topics.status(self.device), encode(status), retain=True)

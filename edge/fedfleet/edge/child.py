@@ -18,7 +18,7 @@ from fedfleet.edge.limits import half
 from fedfleet.edge.pipe import receive, send
 from fedfleet.edge.trainer import Stop
 from fedfleet.wire import frames
-from fedfleet.wire.chunks import Assembly, join, open_part
+from fedfleet.wire.chunks import Assembly, join, open_offer, open_part
 from fedfleet.wire.errors import FrameError, ProgramError, StoreError
 from fedfleet.wire.messages import Task, Update
 from fedfleet.wire.record import plain
@@ -128,7 +128,7 @@ class ChildTrainer:
 
     def _answer(self, pipe: IO[bytes]) -> Update | None:
         """Return the update that the child sends in parts; None where it stopped. Raises ProgramError, FrameError."""
-        assembly = None
+        offered, assembly = None, None
         while True:
             frame = receive(pipe)
             if frame is None:
@@ -138,11 +138,14 @@ class ChildTrainer:
                 return None
             if kind == "failed":
                 raise ProgramError(str(frames.unpack(frame)[0].get("reason")))
+            if offered is None or assembly is None:
+                offered = open_offer(frame)
+                assembly = Assembly(offered.blob)
+                continue
             part, body = open_part(frame)
-            assembly = assembly or Assembly(part.blob)
             assembly.add(part.index, body)
             if not assembly.missing():
-                return join(self._device, part, assembly.finish())
+                return join(self._device, offered, assembly.finish())
 
     def _died(self) -> ProgramError:
         process = self._process

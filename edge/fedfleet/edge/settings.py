@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedfleet.edge.guards import Guards
 from fedfleet.edge.sources.settings import Sources
+from fedfleet.edge.state import SPOOL
 from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
@@ -16,13 +17,15 @@ from fedfleet.wire.topics import NAME
 class AgentSettings:
     """`agent.toml`. `state` is the agent's folder, relative to the file.
 
-    `max_example_bytes` bounds the store, and so does `max_example_age`, in days; 0 for no such bound.
+    `max_example_bytes` bounds the store, and so does `max_example_age`, in days; 0 for no such bound. `max_spool_bytes`
+    bounds the update that is kept until the cloud has it.
     """
 
     device: str
     fleet: str
     state: str = "state"
     max_example_bytes: int = 64 * 1024 * 1024
+    max_spool_bytes: int = SPOOL
     broker: Broker = field(default_factory=Broker)
     guards: Guards = field(default_factory=Guards)
     source: Sources = field(default_factory=Sources)
@@ -34,6 +37,7 @@ class AgentSettings:
         require(
             self.max_example_bytes >= 2**21, "max_example_bytes must be at least 2097152, two segments of the store"
         )
+        require(self.max_spool_bytes > 0, "max_spool_bytes must be above 0")
         require(self.max_example_age >= 0, "max_example_age must be 0 or a number of days")
 
     @property

@@ -2,8 +2,8 @@
 
 state/
   memory.json          {"round": 12, "boot": 3}
-  blobs/<sha256>       the program and weights of the newest task
-  spool/<round>.parts  the newest update, as the frames to send, until its receipt or a newer task
+  blobs/               the program and weights of the newest task (see downloads.py)
+  spool/               the newest update, until its receipt or a newer task (see spool.py)
   examples/            the example store
   local/               the weights of layers that never leave the device (see private.py)
   trainer.log          what the training process wrote last
@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfleet.edge.downloads import here
+from fedfleet.edge.spool import Spool
 from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob
 from fedfleet.wire.record import Mismatch, build, plain
 
-LENGTH = struct.Struct("<I")
+SPOOL = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class Memory:
 class State:
     """The agent's folder. Every write is whole old or whole new."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, max_spool_bytes: int = SPOOL) -> None:
         """Open `folder`, made where it is missing. Raises StoreError."""
         self.folder = folder
+        self.spool = Spool(folder / "spool", max_spool_bytes)
         try:
             for name in ("blobs", "spool", "examples"):
                 (folder / name).mkdir(parents=True, exist_ok=True)
@@ -77,53 +79,29 @@ class State:
         """Remember that `round_` needs no more work."""
         self._remember(Memory(round_, self._memory.boot))
 
+    @property
+    def blobs(self) -> Path:
+        """Where programs and weights are."""
+        return self.folder / "blobs"
+
     def blob(self, blob: Blob) -> Path | None:
         """Return the path of `blob` if it is here whole."""
-        path = self.folder / "blobs" / blob.digest
-        if not path.is_file() or path.stat().st_size != blob.size:
-            return None
-        return path
-
-    def keep(self, blob: Blob, data: bytes) -> None:
-        """Write a blob that has been checked against its name."""
-        files.write(self.folder / "blobs" / blob.digest, data)
+        return here(self.blobs, blob)
 
     def verify(self, blob: Blob) -> bool:
         """Whether the blob on disk still is what its name says; one that is not is removed, to be fetched anew."""
         path = self.blob(blob)
-        good = path is not None and hashlib.sha256(path.read_bytes()).hexdigest() == blob.digest
+        good = path is not None and _digest(path) == blob.digest
         if path is not None and not good:
             files.remove(path)
         return good
 
     def forget_blobs(self, but: Collection[Blob]) -> None:
-        """Remove the blobs of superseded tasks."""
+        """Remove the blobs of superseded tasks, whole or in part."""
         wanted = {blob.digest for blob in but}
-        for path in (self.folder / "blobs").iterdir():
+        for path in self.blobs.iterdir():
             if path.name not in wanted:
                 files.remove(path)
-
-    def spool(self, round_: int, parts: list[bytes]) -> None:
-        """Keep the frames of an update until its receipt; those of older rounds are superseded."""
-        self.unspool()
-        data = b"".join(LENGTH.pack(len(part)) + part for part in parts)
-        files.write(self.folder / "spool" / f"{round_}.parts", data)
-
-    def spooled(self, round_: int) -> list[bytes]:
-        """Return the frames of `round_`'s update, in order; none if there is none or it has rotted."""
-        path = self.folder / "spool" / f"{round_}.parts"
-        data = path.read_bytes() if path.is_file() else b""
-        parts, start = [], 0
-        while start + LENGTH.size <= len(data):
-            (length,) = LENGTH.unpack_from(data, start)
-            parts.append(data[start + LENGTH.size : start + LENGTH.size + length])
-            start += LENGTH.size + length
-        return parts if start == len(data) else []
-
-    def unspool(self) -> None:
-        """Drop what is spooled."""
-        for path in (self.folder / "spool").iterdir():
-            files.remove(path)
 
     def _recall(self) -> Memory:
         path = self.folder / "memory.json"
@@ -135,5 +113,10 @@ class State:
             raise StoreError(f"{path} is damaged ({error}); remove it, the device then starts as new") from None
 
     def _remember(self, memory: Memory) -> None:
+        self._memory = memory  # known at once: where the disk refuses, the worst is that a start does the round again
         files.write(self.folder / "memory.json", json.dumps(plain(memory)).encode())
-        self._memory = memory
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

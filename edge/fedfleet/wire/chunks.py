@@ -1,4 +1,8 @@
-"""Blobs and updates in chunks of 64 KiB: cut on one side, put together and checked on the other."""
+"""Blobs and updates in chunks of 64 KiB: cut on one side, put together and checked on the other.
+
+A chunk of a blob is retained under its own name, so that blobs with equal chunks share them. A part of an update goes
+to one receiver only, and has a number.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,29 @@ from dataclasses import asdict, dataclass, field
 
 from fedfleet.wire import frames
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import CHUNK, Blob, Update, open_header
-from fedfleet.wire.record import Mismatch
+from fedfleet.wire.messages import CHUNK, MAX_METRICS, MAX_ROUND, Blob, Update, open_header
+from fedfleet.wire.record import Mismatch, require
+from fedfleet.wire.topics import CHUNK_NAME, DIGEST
+
+NAME = 16  # bytes of a chunk's sha256 that name it; with these a manifest of 256 MiB fits into one chunk itself
+MAX_WANT = 64
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An update that a device holds: what it is, and which blob carries it; the cloud asks for its parts."""
+
+    round: int
+    examples: int
+    codec: str
+    blob: Blob
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
+        require(0 < self.examples <= MAX_ROUND, "examples must be above 0")
+        require(len(self.metrics) <= MAX_METRICS, f"more than {MAX_METRICS} metrics")
+        require(all(len(key) <= 32 for key in self.metrics), "a metric's name is too long")
 
 
 @dataclass(frozen=True)
@@ -16,11 +41,31 @@ class Part:
     """The header of one part of an update; the part's bytes are the frame's body."""
 
     round: int
-    examples: int
-    codec: str
-    blob: Blob
+    digest: str
     index: int
-    metrics: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
+        require(DIGEST.fullmatch(self.digest) is not None, "digest must be 64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The header of a list of chunks; their names, 16 bytes each, are the frame's body."""
+
+    blob: Blob
+
+
+@dataclass(frozen=True)
+class Want:
+    """What a device waits for in vain: names of chunks, or digests of blobs whose manifest it lacks."""
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        require(0 < len(self.names) <= MAX_WANT, f"a device may want 1 to {MAX_WANT} things at a time")
+        good = all(CHUNK_NAME.fullmatch(name) or DIGEST.fullmatch(name) for name in self.names)
+        require(good, "a name must be that of a chunk or of a blob")
 
 
 def cut(data: bytes) -> list[bytes]:
@@ -28,12 +73,57 @@ def cut(data: bytes) -> list[bytes]:
     return [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
 
 
-def split(update: Update) -> list[bytes]:
-    """Return the frames that carry `update`, one a part."""
-    blob = Blob.of(update.delta)
-    header = {"round": update.round, "examples": update.examples, "codec": update.codec, "metrics": update.metrics}
-    common = {"kind": "part", "blob": asdict(blob), **header}
-    return [frames.pack({**common, "index": i}, body) for i, body in enumerate(cut(update.delta))]
+def chunk_name(chunk: bytes | memoryview) -> str:
+    """Return the name of a chunk: the first 32 digits of its sha256."""
+    return hashlib.sha256(chunk).hexdigest()[: 2 * NAME]
+
+
+def only_name(blob: Blob) -> str:
+    """Return the name of the only chunk of `blob`, which is the beginning of its own."""
+    return blob.digest[: 2 * NAME]
+
+
+def length(blob: Blob, index: int) -> int:
+    """Return how many bytes chunk `index` of `blob` has; raises FrameError for one that it does not have."""
+    if not 0 <= index < blob.chunks:
+        raise FrameError(f"chunk {index} of a blob with {blob.chunks}")
+    return min(CHUNK, blob.size - index * CHUNK)
+
+
+def manifest(blob: Blob, names: list[str]) -> bytes:
+    """Return the frame that lists the chunks of `blob`."""
+    return frames.pack({"kind": "manifest", "blob": asdict(blob)}, bytes.fromhex("".join(names)))
+
+
+def open_manifest(blob: Blob, frame: bytes) -> list[str]:
+    """Return the names of the chunks of `blob`; raises FrameError where the frame is of another, or too short."""
+    header, body = frames.unpack(frame)
+    if open_header(Manifest, header).blob != blob or len(body) != NAME * blob.chunks:
+        raise FrameError(f"the manifest of blob {blob.digest[:12]} does not fit it")
+    return [body[start : start + NAME].hex() for start in range(0, len(body), NAME)]
+
+
+def offer(update: Update) -> Offer:
+    """Return what is said of `update` before any of its parts is sent."""
+    return Offer(update.round, update.examples, update.codec, Blob.of(update.delta), update.metrics)
+
+
+def pack_offer(offered: Offer) -> bytes:
+    """Return the frame of an offer."""
+    return frames.pack({"kind": "offer", **asdict(offered)})
+
+
+def pack_part(offered: Offer, index: int, body: bytes) -> bytes:
+    """Return the frame of one part of what was offered."""
+    return frames.pack({"kind": "part", **asdict(Part(offered.round, offered.blob.digest, index))}, body)
+
+
+def open_offer(frame: bytes) -> Offer:
+    """Return the offer in `frame`; raises FrameError."""
+    header, body = frames.unpack(frame)
+    if body:
+        raise FrameError("an offer has no body")
+    return open_header(Offer, header)
 
 
 def open_part(frame: bytes) -> tuple[Part, bytes]:
@@ -42,10 +132,16 @@ def open_part(frame: bytes) -> tuple[Part, bytes]:
     return open_header(Part, header), body
 
 
-def join(device: str, part: Part, delta: bytes) -> Update:
-    """Return the update of `device` whose last part was `part`; raises FrameError where its fields are out of range."""
+def split(update: Update) -> list[bytes]:
+    """Return the frames that carry `update` where nobody has to be asked: the offer, then all parts."""
+    offered = offer(update)
+    return [pack_offer(offered), *(pack_part(offered, i, body) for i, body in enumerate(cut(update.delta)))]
+
+
+def join(device: str, offered: Offer, delta: bytes) -> Update:
+    """Return the update of `device` that was offered; raises FrameError where its fields are out of range."""
     try:
-        return Update(part.round, device, part.examples, part.codec, delta, part.metrics)
+        return Update(offered.round, device, offered.examples, offered.codec, delta, offered.metrics)
     except Mismatch as error:
         raise FrameError(f"update: {error}") from None
 
@@ -61,13 +157,10 @@ class Assembly:
 
     def add(self, index: int, chunk: bytes) -> None:
         """Put one chunk in its place; raises FrameError for an index or a length that cannot be."""
-        start = index * CHUNK
-        if not 0 <= index < self.blob.chunks:
-            raise FrameError(f"chunk {index} of a blob with {self.blob.chunks}")
-        if len(chunk) != min(CHUNK, self.blob.size - start):
-            raise FrameError(f"chunk {index} has {len(chunk)} bytes, not {min(CHUNK, self.blob.size - start)}")
+        if len(chunk) != length(self.blob, index):
+            raise FrameError(f"chunk {index} has {len(chunk)} bytes, not {length(self.blob, index)}")
         if index in self._wanted:
-            self._data[start : start + len(chunk)] = chunk
+            self._data[index * CHUNK : index * CHUNK + len(chunk)] = chunk
             self._wanted.discard(index)
 
     def missing(self) -> tuple[int, ...]:

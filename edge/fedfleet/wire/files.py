@@ -25,6 +25,17 @@ def write(path: Path, data: bytes) -> None:
         raise StoreError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def settle(temporary: Path, path: Path) -> None:
+    """Give the file `temporary` the name `path`: synced, renamed, folder synced. Raises StoreError."""
+    try:
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+
+
 def remove(path: Path) -> None:
     """Remove the file `path` if it is there. Raises StoreError."""
     try:

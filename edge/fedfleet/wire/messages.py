@@ -177,8 +177,8 @@ def draw(purpose: str, round_: int, device: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def encode(message: Task | Receipt | Status) -> bytes:
-    """Return the frame of a message without a body."""
+def encode(message: Any) -> bytes:
+    """Return the frame of a message without a body: a Task, a Receipt, a Status, a Want."""
     return frames.pack({"kind": type(message).__name__.lower(), **plain(message)})
 
 
@@ -194,7 +194,7 @@ def open_header(cls: type[T], header: dict[str, Any]) -> T:
     """Return the `cls` that a frame's header describes; raises FrameError."""
     kind = cls.__name__.lower()
     if header.get("kind") != kind:
-        raise FrameError(f"expected a {kind}, got {str(header.get('kind'))[:32]!r}")
+        raise FrameError(f"expected kind {kind}, got {str(header.get('kind'))[:32]!r}")
     try:
         return build(cls, header, strict=False)
     except Mismatch as error:

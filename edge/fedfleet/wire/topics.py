@@ -1,9 +1,11 @@
 """The topics of a fleet. The device id stands in the topic, where the broker's ACL vouches for it.
 
 fedfleet/v1/<fleet>/task                  retained, newest only: Task
-fedfleet/v1/<fleet>/blob/<sha256>/<i>     retained chunks of programs and weights
+fedfleet/v1/<fleet>/blob/<sha256>         retained: which chunks a blob of several has
+fedfleet/v1/<fleet>/chunk/<name>          retained chunks of programs and weights, named by content
 fedfleet/v1/<fleet>/device/<id>/status    retained birth, last will: Status
-fedfleet/v1/<fleet>/device/<id>/update    parts of an Update
+fedfleet/v1/<fleet>/device/<id>/update    an update that is offered, and its parts
+fedfleet/v1/<fleet>/device/<id>/want      what a device waits for in vain
 fedfleet/v1/<fleet>/device/<id>/receipt   to the device: Receipt
 """
 
@@ -17,7 +19,8 @@ from fedfleet.wire.errors import FrameError, SettingsError
 ROOT = "fedfleet/v1"
 NAME = re.compile(r"[a-z0-9-]{1,36}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
-INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
+CHUNK_NAME = re.compile(r"[0-9a-f]{32}")
+NOTHING = re.compile(r"(?!)")
 
 
 def name(text: str, what: str) -> str:
@@ -41,17 +44,25 @@ class Topics:
         """Where the newest task is retained."""
         return f"{ROOT}/{self.fleet}/task"
 
-    def chunk(self, digest: str, index: int | str = "+") -> str:
-        """Where chunk `index` of a blob is retained; a pattern for all of them without `index`."""
-        return f"{ROOT}/{self.fleet}/blob/{digest}/{index}"
+    def manifest(self, digest: str) -> str:
+        """Where it is retained which chunks the blob `digest` has."""
+        return f"{ROOT}/{self.fleet}/blob/{digest}"
+
+    def chunk(self, name: str) -> str:
+        """Where the chunk of that name is retained."""
+        return f"{ROOT}/{self.fleet}/chunk/{name}"
 
     def status(self, device: str = "+") -> str:
         """Where a device says that it is there; a pattern for all devices without `device`."""
         return f"{ROOT}/{self.fleet}/device/{device}/status"
 
     def update(self, device: str = "+") -> str:
-        """Where a device sends the parts of its update."""
+        """Where a device offers its update and sends its parts."""
         return f"{ROOT}/{self.fleet}/device/{device}/update"
+
+    def want(self, device: str = "+") -> str:
+        """Where a device says what it waits for in vain."""
+        return f"{ROOT}/{self.fleet}/device/{device}/want"
 
     def receipt(self, device: str) -> str:
         """Where a device learns what became of its update."""
@@ -64,11 +75,10 @@ class Topics:
             raise FrameError(f"topic {topic[:80]!r} names no device of fleet {self.fleet}")
         return levels[4]
 
-    def part(self, topic: str) -> tuple[str, int]:
-        """Return digest and index in a chunk's topic; raises FrameError if it is none."""
+    def named(self, topic: str) -> tuple[str, str]:
+        """Return `blob` or `chunk`, and the name, of a topic where content is retained; raises FrameError."""
         levels = topic.split("/")
-        if len(levels) != 6 or levels[:4] != [*ROOT.split("/"), self.fleet, "blob"]:
-            raise FrameError(f"topic {topic[:80]!r} names no chunk of fleet {self.fleet}")
-        if not DIGEST.fullmatch(levels[4]) or not INDEX.fullmatch(levels[5]):
-            raise FrameError(f"topic {topic[:80]!r} has no digest and index")
-        return levels[4], int(levels[5])
+        kind, name = levels[-2:] if len(levels) == 5 and levels[:3] == [*ROOT.split("/"), self.fleet] else ("", "")
+        if not {"blob": DIGEST, "chunk": CHUNK_NAME}.get(kind, NOTHING).fullmatch(name):
+            raise FrameError(f"topic {topic[:80]!r} names no blob and no chunk of fleet {self.fleet}")
+        return kind, name

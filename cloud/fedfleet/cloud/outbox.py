@@ -1,0 +1,101 @@
+"""What the cloud has the broker retain: programs and weights in chunks, and the newest task after what it names.
+
+No more is handed to the link than it carries away, so a model of any size takes no memory here. A chunk that two blobs
+share is sent once, and cleared when no blob that is wanted has it any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from fedfleet.cloud.journal import Journal
+from fedfleet.wire.bus import Bus
+from fedfleet.wire.chunks import chunk_name, manifest, only_name
+from fedfleet.wire.errors import StoreError
+from fedfleet.wire.messages import Blob
+from fedfleet.wire.topics import Topics
+
+DIGITS = 64  # of a blob's digest; a chunk's name is shorter
+AHEAD = 16  # messages handed to the link and not yet acknowledged by the broker
+AGAIN = 10.0  # seconds in which what many devices miss is said again once
+
+
+class Outbox:
+    """What waits to be retained or cleared, in order."""
+
+    def __init__(self, bus: Bus, topics: Topics, journal: Journal, clock: Callable[[], float]) -> None:
+        self._bus = bus
+        self._topics = topics
+        self._journal = journal
+        self._clock = clock
+        self._queue: deque[tuple[str, bytes | None]] = deque()
+        self._blobs: dict[Blob, list[str]] = {}
+        self._repeated: dict[str, float] = {}
+        self._said: dict[str, bytes] = {}
+        self._link = bus.connections
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has been handed to the link."""
+        return not self._queue
+
+    def put(self, blob: Blob) -> None:
+        """Have `blob`, which is in the journal, retained. Raises StoreError."""
+        if blob in self._blobs:
+            return
+        known = self._live()
+        self._blobs[blob] = self._journal.names(blob)
+        self._queue_all(blob, [name for name in self._blobs[blob] if name not in known], None)
+
+    def drop(self, blob: Blob) -> None:
+        """Have cleared what no other blob needs of `blob`; also of one that an earlier aggregator has put there."""
+        names = self._blobs.pop(blob, None) or self._journal.names(blob) or [only_name(blob)]
+        known = self._live()
+        self._queue_all(blob, [name for name in names if name not in known], b"")
+
+    def say(self, topic: str, payload: bytes) -> None:
+        """Have `payload` retained after all that was put before; said again whenever the link is made anew."""
+        self._said[topic] = payload
+        self._queue.append((topic, payload))
+
+    def repeat(self, names: Iterable[str]) -> None:
+        """Retain again what a device waits for in vain: a broker that was killed may have forgotten it."""
+        now, known = self._clock(), self._live() | {blob.digest for blob in self._blobs}
+        for name in names:
+            if name in known and now - self._repeated.get(name, -AGAIN) >= AGAIN:
+                self._repeated[name] = now
+                topic = self._topics.chunk(name) if len(name) < DIGITS else self._topics.manifest(name)
+                self._queue.append((topic, None))
+
+    def step(self) -> None:
+        """Hand the link what it takes. Raises StoreError where the journal has lost what is to be sent."""
+        if self._bus.connections != self._link:
+            self._link = self._bus.connections
+            self._queue.extend(self._said.items())
+        while self._queue and self._bus.pending < AHEAD:
+            topic, payload = self._queue.popleft()
+            payload = self._content(topic) if payload is None else payload
+            if payload is not None:
+                self._bus.publish(topic, payload, retain=True)
+
+    def _live(self) -> set[str]:
+        return {name for names in self._blobs.values() for name in names}
+
+    def _queue_all(self, blob: Blob, names: Iterable[str], payload: bytes | None) -> None:
+        topics = [self._topics.manifest(blob.digest)] if blob.chunks > 1 else []
+        topics += [self._topics.chunk(name) for name in dict.fromkeys(names)]
+        self._queue.extend((topic, payload) for topic in topics)
+
+    def _content(self, topic: str) -> bytes | None:
+        """Return what is to be retained under `topic`; None if nothing that has it is wanted any more."""
+        kind, name = self._topics.named(topic)
+        for blob, names in self._blobs.items():
+            if kind == "blob" and name == blob.digest:
+                return manifest(blob, names)
+            if kind == "chunk" and name in names:
+                chunk = self._journal.chunk(blob, names.index(name))
+                if chunk_name(chunk) != name:
+                    raise StoreError(f"blob {blob.digest[:12]} in the journal is damaged; restore a backup")
+                return chunk
+        return None

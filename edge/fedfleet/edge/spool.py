@@ -1,0 +1,81 @@
+"""The update that a device holds until its receipt or a newer task: one file, synced before anything counts as sent.
+
+spool/<round>.update  length of the offer | the offer's frame | the encoded difference
+
+What cannot be read back whole is told apart from what was never there: then the round is trained once more, which gives
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from pathlib import Path
+
+from fedfleet.wire import files, frames
+from fedfleet.wire.chunks import Offer, length, offer, open_offer, pack_offer
+from fedfleet.wire.errors import FrameError, StoreError
+from fedfleet.wire.messages import CHUNK, Update
+
+LENGTH = struct.Struct("<I")
+SUFFIX = ".update"
+
+
+class Rotten(Exception):
+    """The update on the disk is not what was written; it has been removed."""
+
+
+class Spool:
+    """A folder with at most one update, of at most `room` bytes."""
+
+    def __init__(self, folder: Path, room: int) -> None:
+        self._folder = folder
+        self._room = room
+
+    def keep(self, update: Update) -> None:
+        """Write `update`; those of older rounds are superseded. Raises StoreError, also where it has no room."""
+        self.clear()
+        if len(update.delta) > self._room:
+            raise StoreError(
+                f"an update of {len(update.delta)} bytes is over max_spool_bytes, {self._room}; "
+                "raise it or choose a codec"
+            )
+        head = pack_offer(offer(update))
+        files.write(self._path(update.round), LENGTH.pack(len(head)) + head + update.delta)
+
+    def offer(self, round_: int) -> Offer | None:
+        """Return what is to be said of the update of `round_`, None if there is none; raises Rotten."""
+        path = self._path(round_)
+        if not path.is_file():
+            return None
+        try:
+            with path.open("rb") as file:
+                (size,) = LENGTH.unpack(file.read(LENGTH.size))
+                found = open_offer(file.read(min(size, frames.MAX_HEADER + frames.PREFIX.size)))
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, struct.error, FrameError):
+            digest = ""
+        if not digest or digest != found.blob.digest:
+            files.remove(path)
+            raise Rotten
+        return found
+
+    def part(self, offered: Offer, index: int) -> bytes:
+        """Return the bytes of one part; raises FrameError for one that there is not, StoreError."""
+        size = length(offered.blob, index)
+        path = self._path(offered.round)
+        try:
+            with path.open("rb") as file:
+                (head,) = LENGTH.unpack(file.read(LENGTH.size))
+                file.seek(LENGTH.size + head + index * CHUNK)
+                return file.read(size)
+        except (OSError, struct.error):
+            raise StoreError(f"{path} cannot be read; the round is trained again") from None
+
+    def clear(self) -> None:
+        """Drop what is spooled. Raises StoreError."""
+        for path in self._folder.iterdir():
+            files.remove(path)
+
+    def _path(self, round_: int) -> Path:
+        return self._folder / f"{round_}{SUFFIX}"
