@@ -25,6 +25,7 @@ from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Stop
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.trainers import SeededTrainer
+from fedfleet.wire.errors import DataError, FedfleetError, StoreError
 from fedfleet.wire.messages import Plan, Status, Task, Update, decode, seen
 
 HOT = Hold("paused", "temperature of 82.0 C is over 80")
@@ -38,6 +39,7 @@ class Watched:
     def __init__(self, cloud: Cloud, folder: Path) -> None:
         self.says = Hold()
         self.closed = 0
+        self.fault: FedfleetError | None = None
         self.asked = 0
         self.meanwhile: Callable[[], None] = lambda: None
         _, self.bus = cloud.device(folder)
@@ -47,7 +49,10 @@ class Watched:
         """Stop where that is asked for, as a trainer does between two batches."""
         self.asked += 1
         self.meanwhile()
-        return None if stop() else SeededTrainer(DEVICE).train(task, program, weights, stop)
+        stopped = stop()
+        if self.fault:
+            raise self.fault
+        return None if stopped else SeededTrainer(DEVICE).train(task, program, weights, stop)
 
     def close(self) -> None:
         self.closed += 1
@@ -155,6 +160,17 @@ def test_memory_that_is_short_ends_training_and_the_child_and_the_round_is_done_
     update = SeededTrainer(DEVICE).train(task, tmp_path, tmp_path / "blobs" / task.weights.digest, never)
     assert update is not None
     assert cloud.collect(device.agent, 1, PARTS) == update.delta
+
+
+@pytest.mark.parametrize("fault", [DataError("label 12 is not one"), StoreError("the disk is full")])
+def test_who_declines_while_held_up_is_not_ready(cloud: Cloud, device: Watched, fault: FedfleetError) -> None:
+    def meanwhile() -> None:
+        device.says = HOT
+
+    device.meanwhile, device.fault = meanwhile, fault
+    cloud.task(1)
+    steps(device.agent)
+    assert cloud.status() == Status("paused", 1, declined=1, reason=str(fault))
 
 
 def test_a_round_does_not_wait_for_who_is_held_up() -> None:
@@ -274,9 +290,9 @@ def test_its_owner_needs_the_board_in_the_middle_of_a_round(
 
     def hold() -> Hold:
         asked.append(child.process)
-        if child.process and asked.count(child.process) == 30:
+        if child.process and asked.count(child.process) == 10:
             inhibit.touch()
-        elif asked.count(child.process) == 60:
+        elif asked.count(child.process) == 25:
             inhibit.unlink()
         return watch()
 
@@ -285,7 +301,7 @@ def test_its_owner_needs_the_board_in_the_middle_of_a_round(
     watcher.subscribe(TOPICS.status(DEVICE))
     agent = Agent(DEVICE, TOPICS, cloud.hub.connect(), state, child, lambda: cloud.now, hold)
     program, weights = cloud.blob(small.program), cloud.blob(small.weights.astype("<f4").tobytes())
-    told = cloud.task(1, program=program, weights=weights, plan=Plan(steps=15_000, learning_rate=0.001))
+    told = cloud.task(1, program=program, weights=weights, plan=Plan(steps=12_000, learning_rate=0.001))
     steps(agent, 8)
     delta = cloud.collect(agent, 1, (0, 1))
     agent.close()
