@@ -68,6 +68,6 @@ def test_pictures_and_files_that_it_shows_are_there() -> None:
     text = (ROOT / "README.md").read_text()
     for path in re.findall(r"!\[.*?\]\((.*?)\)", text):
         assert (ROOT / path).stat().st_size > 10_000
-    for path in ("docs/wire.md", "edge/lock.txt", "edge/lock-32.txt", "examples/pumps"):
+    for path in ("docs/wire.md", "edge/lock.txt", "edge/lock-32.txt", "edge/agent.example.toml", "examples/pumps"):
         assert path in text
         assert (ROOT / path).exists()

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,9 @@ from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
+from fedfleet.edge.__main__ import _opened
 from fedfleet.edge.data import Store
+from fedfleet.edge.settings import AgentSettings
 from fedfleet.edge.state import State
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.brokers import running
@@ -155,13 +158,46 @@ def test_npz_labels_out_of_range_are_one_line(tmp_path: Path) -> None:
     assert "y goes from -1 to 0: labels start at 0" in found.stderr
 
 
-def test_damaged_state_is_one_line(tmp_path: Path) -> None:
+def test_damaged_state_is_one_line_and_the_agent_stays_up(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "memory.json").write_text("{")
-    found = agent("--settings", settings(tmp_path))
-    assert found.returncode == 2
-    assert "state/memory.json is damaged" in found.stderr
-    assert len(found.stderr.splitlines()) == 1
+    with started(settings(tmp_path)) as process:
+        line = line_with(process, "")
+        assert "state/memory.json is damaged" in line and line.endswith("trying again in 60 s\n")
+        assert ended(process) == 0
+
+
+class Mended(threading.Event):
+    """Whoever waits finds the disk mended afterwards."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.waits: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waits.append(timeout)
+        if len(self.waits) == 2:
+            self.path.unlink()
+        return self.is_set()
+
+
+def test_a_disk_that_refuses_at_the_start_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "state").touch()  # so that no folder can be made
+    mended = Mended(tmp_path / "state")
+    state = _opened(AgentSettings("d1", "mill"), tmp_path / "state", mended)
+    assert state is not None
+    assert (state.boot, mended.waits) == (1, [60.0, 60.0])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/state cannot be made: Not a directory; give the agent a folder it may write; trying again in 60 s"
+    ] * 2
+
+
+def test_a_start_that_is_ended_while_it_waits_for_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "state").touch()
+    stopping = threading.Event()
+    stopping.set()
+    assert _opened(AgentSettings("d1", "mill"), tmp_path / "state", stopping) is None
 
 
 def test_a_broker_that_is_not_there_is_tried_again_until_sigterm(tmp_path: Path) -> None:
@@ -205,6 +241,21 @@ def test_sigterm_ends_it_with_exit_code_0_and_a_goodbye(tmp_path: Path, broker: 
             line_with(process, "device d1 of fleet mill is ready")
             assert ended(process) == 0
         assert awaited(watcher, "away") == Status("away", boot)
+    watcher.close()
+
+
+def test_who_needs_the_board_is_given_it(tmp_path: Path, broker: Broker) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "inhibit").touch()
+    watcher = MqttBus(broker, "watcher")
+    watcher.subscribe(TOPICS.status("d1"))
+    with started(settings(tmp_path, f"[broker]\nport = {broker.port}\n")) as process:
+        assert awaited(watcher, "paused").reason.endswith("state/inhibit is there")
+        assert "paused: " in line_with(process, "inhibit is there")
+        (tmp_path / "state" / "inhibit").unlink()
+        assert awaited(watcher, "ready") == Status("ready", 1)
+        assert ended(process) == 0
+    watcher.publish(TOPICS.status("d1"), b"", retain=True)
     watcher.close()
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import tomllib
+import typing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedfleet.edge.data import Store
-from fedfleet.edge.settings import load_agent
+from fedfleet.edge.guards import Guards
+from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.settings import Broker
 
+EXAMPLE = Path(__file__).parents[2] / "edge" / "agent.example.toml"
 HEAD = 'device = "d1"\nfleet = "mill"\n'
 
 
@@ -63,3 +69,38 @@ def test_mistakes_are_one_line_with_file_and_key(tmp_path: Path, text: str, reas
         load_agent(written(tmp_path, text))
     assert str(caught.value).startswith(f"{tmp_path / 'agent.toml'}: {reason}")
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_names_every_setting_there_is() -> None:
+    def named(cls: Any, table: dict[str, Any], path: str = "") -> None:
+        hints = typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if path == "source.readings.broker.":
+                continue  # its keys are those of the broker above
+            assert field.name in table, f"{path}{field.name} is not in {EXAMPLE.name}"
+            inner = [
+                hint
+                for hint in (hints[field.name], *typing.get_args(hints[field.name]))
+                if dataclasses.is_dataclass(hint)
+            ]
+            if inner:
+                named(inner[0], table[field.name], f"{path}{field.name}.")
+
+    settings, _ = load_agent(EXAMPLE)
+    assert settings.collects
+    named(AgentSettings, tomllib.loads(EXAMPLE.read_text()))
+
+
+def test_what_the_example_calls_a_default_is_one() -> None:
+    said = EXAMPLE.read_text().splitlines()
+    settings, _ = load_agent(EXAMPLE)
+    assert settings.guards == Guards()
+    assert settings.broker == Broker()
+    assert settings.max_example_bytes == AgentSettings("d", "f").max_example_bytes
+    for source in (settings.source.folder, settings.source.readings, settings.source.python):
+        assert dataclasses.is_dataclass(source)
+        for field in dataclasses.fields(source):
+            if field.default is dataclasses.MISSING:
+                assert any(line.startswith(f"{field.name} = ") and "such as" in line for line in said)
+            elif getattr(source, field.name) != field.default:
+                assert field.name in ("label", "label_topic", "broker")

@@ -74,7 +74,7 @@ def test_other_kinds_and_bodies_are_refused() -> None:
     with pytest.raises(FrameError, match="no body"):
         decode(Status, pack({"kind": "status", "state": "ready", "boot": 1}, b"x"))
     with pytest.raises(FrameError, match="state must be one of"):
-        decode(Status, pack({"kind": "status", "state": "asleep", "boot": 1}))
+        decode(Status, pack({"kind": "status", "state": "afloat", "boot": 1}))
     with pytest.raises(FrameError, match="outcome must be one of"):
         decode(Receipt, pack({"kind": "receipt", "round": 1, "outcome": "lost"}))
 

@@ -8,7 +8,9 @@ from fedfleet.wire.messages import Status
 class Presence:
     """The fleet as its statuses tell it. A will of an earlier start than the last birth is a latecomer and ignored.
 
-    `declined` holds the newest round that a device will not contribute to, and why.
+    A device that is paused or asleep has not gone, but a round does not wait for it: its update counts if it comes in
+    time, and it is waited for again once it says that it is ready. `declined` holds the newest round that a device will
+    not contribute to, and why.
     """
 
     def __init__(self) -> None:

@@ -8,19 +8,24 @@ import signal
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from fedfleet.edge.agent import Agent, birth, death
+from fedfleet.edge.board import resident
 from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.guards import ROOT, Watch
+from fedfleet.edge.keeper import kept
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.wire.bus import Will
-from fedfleet.wire.errors import FedfleetError
+from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
 POLL = 0.1
+REST = 60.0
 EXAMPLES = """examples:
   fedfleet-agent --settings agent.toml               follow the fleet's tasks until stopped
   fedfleet-agent --settings agent.toml import data.npz
@@ -37,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         if arguments.command == "import":
             _import(settings, folder, arguments.file)
         else:
-            _run(settings, folder)
+            _run(settings, folder, arguments.settings)
     except FedfleetError as error:
         print(f"fedfleet-agent: {error}", file=sys.stderr)
         sys.exit(2)
@@ -57,12 +62,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(settings: AgentSettings, folder: Path) -> None:
+def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    state = State(folder, settings.max_spool_bytes)
-    state.begin()
+    state = _opened(settings, folder, stopping)
+    if state is None:
+        return
+    command = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
+    with kept("the collector", command, stopping) if settings.collects else nullcontext():
+        _follow(settings, state, stopping)
+
+
+def _follow(settings: AgentSettings, state: State, stopping: threading.Event) -> None:
+    """Follow the fleet's tasks until `stopping`."""
     topics = Topics(settings.fleet)
     will = Will(topics.status(settings.device), birth(state), death(state))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
@@ -72,19 +85,34 @@ def _run(settings: AgentSettings, folder: Path) -> None:
         bus.close()
         return
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
-    trainer = ChildTrainer(settings.device, state.examples, state.log)
-    Agent(settings.device, topics, bus, state, trainer, time.monotonic).run(stopping.is_set)
+    trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
+    watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
+    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch).run(stopping.is_set)
+
+
+def _opened(settings: AgentSettings, folder: Path, stopping: threading.Event) -> State | None:
+    """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute."""
+    while not stopping.is_set():
+        try:
+            state = State(folder, settings.max_spool_bytes)
+            state.begin()
+        except StoreError as error:
+            log.error("%s; trying again in %g s", error, REST)
+            stopping.wait(REST)
+        else:
+            return state
+    return None
 
 
 def _import(settings: AgentSettings, folder: Path, file: str) -> None:
-    from fedfleet.edge.data import Store
+    from fedfleet.edge.collect import opened
     from fedfleet.wire import examples
 
     scheme = "csv" if file.partition("?")[0].lower().endswith(".csv") else "npz"
     found = examples.read(file if file.startswith(("npz:", "csv:")) else f"{scheme}:{file}")
     examples.check(found)
     state = State(folder)
-    store = Store.open(state.examples, settings.max_example_bytes)
+    store = opened(settings, state.examples)
     store.append(found)
     print(f"{len(found.x)} examples imported; {settings.device} holds {len(store)} now")
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from fedfleet.edge.downloads import Fetcher
 from fedfleet.edge.spool import Rotten
 from fedfleet.edge.state import State
-from fedfleet.edge.trainer import Trainer
+from fedfleet.edge.trainer import Hold, Trainer
 from fedfleet.edge.uploads import Uploader
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError
@@ -29,15 +29,27 @@ class Agent:
     """One device of a fleet. Build it, then call `step` for ever, or `run`."""
 
     def __init__(
-        self, device: str, topics: Topics, bus: Bus, state: State, trainer: Trainer, clock: Callable[[], float]
+        self,
+        device: str,
+        topics: Topics,
+        bus: Bus,
+        state: State,
+        trainer: Trainer,
+        clock: Callable[[], float],
+        hold: Callable[[], Hold] = Hold,
     ) -> None:
-        """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will."""
+        """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will.
+
+        While `hold` gives a reason, nothing is fetched and no training begins; `trainer` itself pauses what runs.
+        """
         self.device = device
         self._topics = topics
         self._bus = bus
         self._state = state
         self._trainer = trainer
         self._clock = clock
+        self._hold = hold
+        self._held_as = ("", bus.connections)
         self._task: Task | None = None
         self._fetcher = Fetcher(device, topics, bus, state.blobs, clock)
         self._uploader = Uploader(device, topics, bus, state.spool, clock)
@@ -52,6 +64,8 @@ class Agent:
         """Handle what arrives within `timeout` seconds, then do the next piece of work."""
         for delivery in self._bus.deliveries(timeout):
             self._handle(delivery)
+        if self._held().memory:
+            self._trainer.close()
         if self._task is None or self._clock() < self._resting[0]:
             return
         try:
@@ -85,7 +99,7 @@ class Agent:
         elif not task.calls(self.device):
             self._state.spool.clear()
             self._state.finish(task.round)
-        elif self._fetcher.fetch(task.program) and self._fetcher.fetch(self._way(task)):
+        elif not self._hold().state and self._fetcher.fetch(task.program) and self._fetcher.fetch(self._way(task)):
             self._work(task)
 
     def _handle(self, delivery: Delivery) -> None:
@@ -154,9 +168,18 @@ class Agent:
         def stop() -> bool:
             for delivery in self._bus.deliveries(0):
                 self._handle(delivery)
-            return self._task is not task or self._stopping()
+            return self._held().memory or self._task is not task or self._stopping()
 
         return stop
+
+    def _held(self) -> Hold:
+        """What the device's guards say: told at each change, and again over a new link, whose birth says `ready`."""
+        hold = self._hold()
+        said, self._held_as = self._held_as, (hold.state, self._bus.connections)
+        if said != self._held_as and (hold.state or said[0]):
+            log.info("%s", f"{hold.state}: {hold.reason}" if hold.state else "work goes on")
+            self._say(Status(hold.state or "ready", self._state.boot, reason=seen(hold.reason)))
+        return hold
 
     def _decline(self, task: Task, error: FedfleetError) -> None:
         """Give this round up and say why; the next one finds the device ready."""
@@ -166,7 +189,7 @@ class Agent:
             self._detour = task.round
             return  # what was on disk has rotted and is gone, or a patch was no good: the next step fetches the whole
         self._state.finish(task.round)
-        self._say(Status("ready", self._state.boot, declined=task.round, reason=seen(str(error))))
+        self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=task.round, reason=seen(str(error))))
 
     def _rest(self, error: StoreError) -> None:
         """Leave a disk alone that is full or has become read-only, and say so; the round is not given up for that."""
@@ -174,7 +197,7 @@ class Agent:
         self._resting = (self._clock() + pause, pause)
         declined = self._task.round if self._task is not None else 0
         log.error("%s; trying again in %g s", error, pause)
-        self._say(Status("ready", self._state.boot, declined=declined, reason=seen(str(error))))
+        self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=declined, reason=seen(str(error))))
 
     def _take_receipt(self, receipt: Receipt) -> None:
         if self._task is None or receipt.round != self._task.round:

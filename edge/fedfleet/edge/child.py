@@ -1,6 +1,6 @@
 """Training in a child process, so that a bad program can end the child but never the agent.
 
-The pipe carries one request down and one answer up; a `stop` in between.
+The pipe carries one request down and one answer up; a `stop` in between, or `pause` and `resume`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -30,15 +31,24 @@ REASONS: dict[int, str] = {signal.SIGXCPU: ", having computed for twice the roun
 class ChildTrainer:
     """A trainer whose work happens in a process of its own, kept warm between rounds and started again when it dies."""
 
-    def __init__(self, device: str, examples: Path, log: Path, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        examples: Path,
+        log: Path,
+        memory: int | None = None,
+        wait: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Train for `device` on the store in `examples`; what the child writes to stderr goes to `log`.
 
-        The child takes at most `memory` bytes of its own, half of the board's where none is given.
+        The child takes at most `memory` bytes of its own, half of the board's where none is given. While `wait()` says
+        so it stands still between two batches, at no cost but its memory, and goes on where it was.
         """
         self._device = device
         self._examples = examples
         self._log = log
         self._memory = half() if memory is None else memory
+        self._paused = wait
         self._process: subprocess.Popen[bytes] | None = None
 
     def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
@@ -62,6 +72,11 @@ class ChildTrainer:
         except FrameError:
             self.close()  # where its next frame begins is anyone's guess
             raise
+
+    @property
+    def process(self) -> int:
+        """The child's process id; 0 where there is none."""
+        return self._process.pid if self._process is not None else 0
 
     def close(self) -> None:
         """End the child."""
@@ -92,11 +107,15 @@ class ChildTrainer:
 
     def _wait(self, process: subprocess.Popen[bytes], stop: Stop) -> bool:
         """Wait for the first byte of an answer; False if stopped, in which case the child has ended its work."""
+        paused = False
         while not _readable(process, POLL):
             if stop():
                 send(_pipe(process.stdin), frames.pack({"kind": "stop"}))
                 self._drain(process)
                 return False
+            if self._paused() is not paused:
+                paused = not paused
+                send(_pipe(process.stdin), frames.pack({"kind": "pause" if paused else "resume"}))
         return True
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:

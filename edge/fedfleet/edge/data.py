@@ -4,13 +4,16 @@ A call of `append` ends in one fsync per segment it touched, so only the end of 
 finds that end by its checksums and cuts it off. Damage anywhere else is the card's: the segment is set aside under the
 name `*.damaged` and those of its records that are whole are written anew. Several processes may hold the store: each
 call takes an advisory lock on the folder, and nobody repairs what another is writing.
+
+A segment's time stamp says when it was begun, whatever was added later, and so how old its oldest example is at most.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
@@ -19,10 +22,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fedfleet.edge.notes import Note, recall, remember
 from fedfleet.edge.segments import MAX_VALUES, Schema, Segment, create, extend, header, inspect
 from fedfleet.wire.errors import DataError, SettingsError, StoreError
 from fedfleet.wire.examples import Examples, Labels, check, permutation
 
+CLOCK_SET = 1_704_067_200.0  # 2024-01-01: whoever believes that it is earlier has not been told the time
+SHARES = 8  # a segment is begun at the latest when the newest has reached this part of the age at which examples go
 SEGMENTS, DAMAGED = ("[0-9]" * 10 + suffix for suffix in (".segment", ".damaged"))
 
 
@@ -69,18 +75,36 @@ def _gather(parts: Sequence[Examples], starts: npt.NDArray[np.int64], index: npt
 class Store:
     """Examples on disk. `dropped` examples made room, `torn` bytes and `damaged` segments were found, since opening."""
 
-    def __init__(self, folder: Path, max_bytes: int, segment_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        max_bytes: int,
+        segment_bytes: int,
+        max_age: float = 0.0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.folder = folder
         self.dropped = self.torn = self.damaged = 0
         self._max_bytes, self._segment_bytes = max_bytes, segment_bytes
+        self._max_age, self._wall = max_age, wall
         self._segments: list[Segment] = []
 
     @classmethod
-    def open(cls, folder: str | Path, max_bytes: int = 64 * 2**20, segment_bytes: int = 2**20) -> Store:
-        """The store in `folder`, made or mended; its files stay within `max_bytes`. StoreError if it cannot be."""
+    def open(
+        cls,
+        folder: str | Path,
+        max_bytes: int = 64 * 2**20,
+        segment_bytes: int = 2**20,
+        max_age: float = 0.0,
+        wall: Callable[[], float] = time.time,
+    ) -> Store:
+        """The store in `folder`, made or mended; its files stay within `max_bytes`. StoreError if it cannot be.
+
+        `forget` drops what is older than `max_age` seconds by the clock `wall`; 0 for no such bound.
+        """
         if not 0 < 2 * segment_bytes <= max_bytes:
             raise SettingsError(f"a store of {max_bytes} bytes needs room for 2 segments of {segment_bytes}: raise it")
-        store = cls(Path(folder), max_bytes, segment_bytes)
+        store = cls(Path(folder), max_bytes, segment_bytes, max_age, wall)
         with store._locked():
             pass
         return store
@@ -93,11 +117,13 @@ class Store:
         """What its examples look like; None while it is empty."""
         return self._segments[-1].schema if self._segments else None
 
-    def append(self, examples: Examples) -> None:
+    def append(self, examples: Examples, name: str = "") -> None:
         """Add examples and return once they are on disk; the oldest segments make room.
 
-        DataError for examples that cannot be trained on or have another schema. StoreError when the disk refuses: then
-        the examples of the segment being written are taken back, and the store is as good as before.
+        An append with a `name` may be made again after a crash, before one of another name is: what the first one has
+        brought to disk is not added twice. DataError for examples that cannot be trained on or have another schema.
+        StoreError when the disk refuses: then the examples of the segment being written are taken back, and the store
+        is as good as before.
         """
         check(examples)
         x, y = examples
@@ -108,7 +134,7 @@ class Store:
             size = schema.record.itemsize
             if x[0].size > MAX_VALUES or len(header(schema, 0)) + size > self._max_bytes:
                 raise DataError(f"an example of {size} bytes does not fit {self.folder}: raise its bound, or crop")
-            done = 0
+            done = self._begin(name, len(y))
             while done < len(y):
                 done += self._write(schema, Examples(x[done:], y[done:]))
 
@@ -125,6 +151,28 @@ class Store:
         if not maps:
             raise DataError(f"{self.folder} holds no examples yet: collect some first")
         return Examples(np.concatenate([part["x"] for part in maps]), np.concatenate([part["y"] for part in maps]))
+
+    def forget(self) -> int:
+        """Drop segments whose oldest example is older than the bound; how many examples that were.
+
+        A clock that is behind, or was never set, keeps them longer. What was stored before the clock was set counts as
+        new from the first call on by which it is.
+        """
+        if not self._max_age:
+            return 0
+        with self._locked():
+            now = self._wall()
+            paths = [segment.path for segment in self._segments] + sorted(self.folder.glob(DAMAGED))
+            begun = {path: path.stat().st_mtime for path in paths}
+            for path in (path for path in paths if begun[path] < CLOCK_SET):
+                os.utime(path, (now, now))
+            old = {path for path in paths if CLOCK_SET <= begun[path] < now - self._max_age}
+            gone = sum(segment.rows for segment in self._segments if segment.path in old)
+            for path in old:
+                path.unlink()
+            self._segments = [segment for segment in self._segments if segment.path not in old]
+            self.dropped += gone
+        return gone
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -156,6 +204,7 @@ class Store:
         if segment is None or self.schema not in (None, segment.schema):
             self._set_aside(path)
             return None
+        begun = path.stat().st_mtime_ns
         records, whole = segment.records(), segment.whole()
         good = len(whole) if whole.all() else int(np.argmin(whole))
         end = segment.start + good * segment.schema.record.itemsize
@@ -164,23 +213,39 @@ class Store:
         if newest and not whole[good:].any():
             with path.open("r+b") as file:
                 file.truncate(end)
+                os.utime(file.fileno(), ns=(begun, begun))
                 os.fsync(file.fileno())
             self.torn += segment.size - end
             return segment._replace(size=end, rows=good)
         kept = records[whole]
         self._set_aside(path)
-        return create(path, segment.schema, Examples(kept["x"], kept["y"]))
+        mended = create(path, segment.schema, Examples(kept["x"], kept["y"]))
+        os.utime(path, ns=(begun, begun))
+        return mended
 
     def _set_aside(self, path: Path) -> None:
         """Keep a damaged file under a name that is not read again; it counts against the bound and goes first."""
         path.replace(path.with_suffix(".damaged"))
         self.damaged += 1
 
+    def _begin(self, name: str, count: int) -> int:
+        """How many of the append `name` are stored already; from here on they can be told from what comes later."""
+        note = recall(self.folder)
+        stored = note.stored(self._segments) if note else 0
+        if note and note.open and note.name != name:
+            remember(self.folder, note.closed(stored))
+        if not name:
+            return 0
+        done = min(stored, count) if note and note.name == name else 0
+        if done < count:
+            remember(self.folder, Note.after(self._segments, name, done))
+        return done
+
     def _write(self, schema: Schema, examples: Examples) -> int:
         """Bring to disk as many of the examples as the newest segment, or a new one, takes; their number."""
         size = schema.record.itemsize
         newest = self._segments[-1] if self._segments else None
-        free = (self._segment_bytes - newest.size) // size if newest else 0
+        free = (self._segment_bytes - newest.size) // size if newest and not self._ripe(newest) else 0
         if newest and free > 0:
             part = Examples(examples.x[:free], examples.y[:free])
             self._make_room(len(part.y) * size)
@@ -194,6 +259,11 @@ class Store:
         self._make_room(head + len(part.y) * size)
         self._segments.append(create(path, schema, part))
         return len(part.y)
+
+    def _ripe(self, segment: Segment) -> bool:
+        """Whether what comes now would be dropped too early by the age of the segment's first example."""
+        age = self._wall() - segment.path.stat().st_mtime
+        return bool(self._max_age) and self._max_age / SHARES < age < self._wall() - CLOCK_SET
 
     def _make_room(self, need: int) -> None:
         """Drop what is damaged, then the oldest segments, until `need` more bytes stay within the bound."""

@@ -43,7 +43,6 @@ class LocalTrainer:
         store = Store.open(self._examples)
         if len(store) == 0:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
-        began = time.monotonic()
         self._program.set(start)
         seed = batch_seed(task, self._device)
         batches = planned(store, self._program.batch, task.plan, seed)
@@ -66,7 +65,7 @@ class LocalTrainer:
         metrics = {
             "loss": losses.mean,
             "steps": float(losses.steps),
-            "seconds": time.monotonic() - began,
+            "seconds": losses.seconds,
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
         return Update(task.round, self._device, len(store), codec, data, metrics)
@@ -77,10 +76,11 @@ class LocalTrainer:
 
 
 class Losses(NamedTuple):
-    """The mean training loss over all steps, and how many there were."""
+    """The mean training loss over all steps, how many there were, and the seconds they took, pauses left out."""
 
     mean: float
     steps: int
+    seconds: float
 
 
 def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed: int) -> Losses | None:
@@ -94,8 +94,10 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
     adapted = any(rates[name] for name in SCALARS if name not in SGD)
     descent = {name: rates[name] * (not adapted) for name in SGD}
     for batch in batches:
+        asked = time.monotonic()
         if stop():
             return None
+        began += time.monotonic() - asked  # a pause is none of its time
         drop = {"seed": np.array([(seed + steps) % 2**31], np.int32)} if program.seeded else {}
         total += program.train(x=batch.x, y=batch.y, weight=batch.weight, **descent, **drop)
         if adapted:
@@ -103,7 +105,7 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
         steps += 1
         if plan.time_budget and time.monotonic() - began > plan.time_budget:
             break
-    return Losses(total / max(steps, 1), steps)
+    return Losses(total / max(steps, 1), steps, time.monotonic() - began)
 
 
 def batch_seed(task: Task, device: str) -> int:

@@ -130,14 +130,19 @@ def create(path: Path, schema: Schema, examples: Examples) -> Segment:
 
 
 def extend(segment: Segment, examples: Examples) -> Segment:
-    """The segment with more examples, on disk when this returns; on an error it is as long as before."""
+    """The segment with more examples, on disk when this returns; on an error it is as long as before.
+
+    Its time stamp stays that of its beginning.
+    """
     raw = _encode(segment.schema, examples, segment.seed)
     with segment.path.open("r+b", buffering=0) as file:
+        begun = os.fstat(file.fileno()).st_mtime_ns
         file.seek(segment.size)
         try:
             rest = memoryview(raw)
             while rest:
                 rest = rest[file.write(rest) :]
+            os.utime(file.fileno(), ns=(begun, begun))
             os.fsync(file.fileno())
         except OSError:
             file.truncate(segment.size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedfleet.edge.guards import Guards
+from fedfleet.edge.sources.settings import Sources
 from fedfleet.edge.state import SPOOL
 from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
@@ -13,9 +15,10 @@ from fedfleet.wire.topics import NAME
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """`agent.toml`. `state` is the agent's folder, relative to the file; `max_example_bytes` bounds the store.
+    """`agent.toml`. `state` is the agent's folder, relative to the file.
 
-    `max_spool_bytes` bounds the update that is kept until the cloud has it.
+    `max_example_bytes` bounds the store, and so does `max_example_age`, in days; 0 for no such bound. `max_spool_bytes`
+    bounds the update that is kept until the cloud has it.
     """
 
     device: str
@@ -24,6 +27,9 @@ class AgentSettings:
     max_example_bytes: int = 64 * 1024 * 1024
     max_spool_bytes: int = SPOOL
     broker: Broker = field(default_factory=Broker)
+    guards: Guards = field(default_factory=Guards)
+    source: Sources = field(default_factory=Sources)
+    max_example_age: float = 0.0
 
     def __post_init__(self) -> None:
         for key, value in (("device", self.device), ("fleet", self.fleet)):
@@ -32,6 +38,12 @@ class AgentSettings:
             self.max_example_bytes >= 2**21, "max_example_bytes must be at least 2097152, two segments of the store"
         )
         require(self.max_spool_bytes > 0, "max_spool_bytes must be above 0")
+        require(self.max_example_age >= 0, "max_example_age must be 0 or a number of days")
+
+    @property
+    def collects(self) -> bool:
+        """Whether there is work for the collector."""
+        return self.source != Sources() or self.max_example_age > 0
 
 
 def load_agent(path: Path) -> tuple[AgentSettings, Path]:

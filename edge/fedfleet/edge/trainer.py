@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from fedfleet.wire.messages import Task, Update
 
 Stop = Callable[[], bool]
+
+
+class Hold(NamedTuple):
+    """Why work must wait, by a device's own guards: a state to say (`paused`, `asleep`; empty: go on) and the reason.
+
+    `memory` says that standing still does not help, since what training holds is what the board lacks.
+    """
+
+    state: str = ""
+    reason: str = ""
+    memory: bool = False
 
 
 class Trainer(Protocol):

@@ -30,21 +30,18 @@ def main() -> None:
     trainers: dict[tuple[str, str], LocalTrainer] = {}
     while (frame := receive(requests)) is not None:
         header, _ = frames.unpack(frame)
-        if header.get("kind") == "train":  # a `stop` that came after its answer asks for nothing
+        if header.get("kind") == "train":  # what else came after its answer asks for nothing
             _serve(header, trainers, requests, answers)
 
 
 def _serve(
     header: dict[str, Any], trainers: dict[tuple[str, str], LocalTrainer], ask: IO[bytes], say: IO[bytes]
 ) -> None:
-    def stop() -> bool:
-        return bool(select.select([ask], [], [], 0)[0])
-
     try:
         task, device, examples, program, weights = _request(header)
         limits.compute(2 * task.deadline)  # by then its update has long been of no use
         trainer = trainers.setdefault((device, examples), LocalTrainer(device, Path(examples)))
-        update = trainer.train(task, Path(program), Path(weights), stop)
+        update = trainer.train(task, Path(program), Path(weights), lambda: _told(ask) == "stop")
     except FedfleetError as error:
         send(say, frames.pack({"kind": "failed", "reason": seen(str(error))}))
         return
@@ -55,6 +52,15 @@ def _serve(
         return
     for part in split(update) if update else [frames.pack({"kind": "stopped"})]:
         send(say, part)
+
+
+def _told(ask: IO[bytes]) -> str:
+    """Return `stop` if the parent says so or has gone, else nothing; told to pause, wait right here for more."""
+    told = ""
+    while told != "stop" and select.select([ask], [], [], None if told == "pause" else 0)[0]:
+        frame = receive(ask)
+        told = str(frames.unpack(frame)[0].get("kind")) if frame else "stop"
+    return told
 
 
 def _request(header: dict[str, Any]) -> tuple[Task, str, str, str, str]:

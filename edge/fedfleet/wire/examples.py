@@ -121,6 +121,11 @@ def read(spec: str) -> Examples:
         raise DataError(f"data {spec!r} has an unknown option {unknown[0]!r}: csv takes label and task, npz takes none")
     if options.get("task", "regression") != "regression":
         raise DataError(f"data {spec!r} asks for task {options['task']!r}: the only one to ask for is regression")
+    return read_file(scheme, path, options)
+
+
+def read_file(scheme: str, path: Path, options: dict[str, str]) -> Examples:
+    """The checked examples in a `csv` or `npz` file whose name may have any characters; DataError if unusable."""
     try:
         examples = _read_npz(path) if scheme == "npz" else _read_csv(path, options)
     except OSError as error:
@@ -143,8 +148,13 @@ def _read_npz(path: Path) -> Examples:
             x, y = (_read_npy(archive, path, name) for name in ("x", "y"))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise DataError(f"{path} is not an intact npz file ({error}): write it again with numpy.savez") from error
+    return convert(x, y, str(path))
+
+
+def convert(x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], where: str) -> Examples:
+    """Arrays of numbers as examples: integer y becomes labels, other y targets; DataError that names `where`."""
     with np.errstate(over="ignore"):
-        return Examples(x.astype(np.float32), _labels(y, path))
+        return Examples(x.astype(np.float32), _labels(y, where))
 
 
 def _read_npy(archive: ZipFile, path: Path, name: str) -> npt.NDArray[np.generic]:
@@ -177,7 +187,7 @@ def _npy_header(file: IO[bytes], where: str) -> tuple[np.dtype[np.generic], bool
     return np.dtype(kind), match.group(2) == b"True", shape
 
 
-def _labels(y: npt.NDArray[np.generic], path: Path) -> Labels:
+def _labels(y: npt.NDArray[np.generic], where: str) -> Labels:
     """Integers [N] or [N, 1] as int32 labels, floats [N] or [N, k] as float32 targets."""
     if y.dtype.kind == "f":
         targets = y.astype(np.float32)
@@ -185,9 +195,9 @@ def _labels(y: npt.NDArray[np.generic], path: Path) -> Labels:
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
     if y.ndim != 1:
-        raise DataError(f"{path} y has integers in shape {list(y.shape)}: give labels [N], or floats for targets")
+        raise DataError(f"{where} y has integers in shape {list(y.shape)}: give labels [N], or floats for targets")
     if y.size and (int(y.min()) < 0 or int(y.max()) > INT32_MAX):
-        raise DataError(f"{path} y goes from {y.min()} to {y.max()}: labels start at 0; give floats for targets")
+        raise DataError(f"{where} y goes from {y.min()} to {y.max()}: labels start at 0; give floats for targets")
     return y.astype(np.int32)
 
 

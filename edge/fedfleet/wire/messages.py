@@ -21,7 +21,7 @@ CHUNK = 64 * 1024
 MAX_BLOB = 256 * 1024 * 1024
 MAX_ROUND = 2**53 - 1  # JSON readers in other languages keep integers only so far
 MAX_METRICS = 32
-STATES = ("ready", "training", "away", "lost")
+STATES = ("ready", "training", "paused", "asleep", "away", "lost")
 OUTCOMES = ("counted", "missing", "refused")
 SGD = ("learning_rate", "momentum")
 SCALARS = (*SGD, "nesterov", "second_moment", "weight_decay", "proximal", "clip_norm")
@@ -165,6 +165,7 @@ class Receipt:
 class Status:
     """A device's presence, retained: `boot` counts its starts, so that a late will of an older start is told apart.
 
+    A `paused` device may be back at any time, one that is `asleep` will be when its hours come; `reason` says why.
     `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none.
     """
 
