@@ -15,9 +15,9 @@ from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.board import resident
 from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.guards import ROOT, Watch
-from fedfleet.edge.keeper import kept
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
+from fedfleet.edge.supervise import kept
 from fedfleet.wire.bus import Will
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.mqtt import MqttBus

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.edge import keeper
-from fedfleet.edge.keeper import keep, kept
+from fedfleet.edge import supervise
+from fedfleet.edge.supervise import keep, kept
 
 
 class Waits(threading.Event):
@@ -25,7 +25,7 @@ class Waits(threading.Event):
         self.asked: list[float] = []
 
     def wait(self, timeout: float | None = None) -> bool:
-        if timeout == keeper.POLL:
+        if timeout == supervise.POLL:
             return super().wait(0.01)
         self.asked.append(timeout or 0.0)
         if len(self.asked) == self.most:
@@ -38,7 +38,7 @@ def command(code: str) -> list[str]:
 
 
 def test_pauses_grow_with_each_failure(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "PAUSES", (1.0, 5.0))
+    monkeypatch.setattr(supervise, "PAUSES", (1.0, 5.0))
     stopping = Waits(5)
     keep("it", command("import sys; sys.exit(3)"), stopping)
     assert stopping.asked == [1.0, 2.0, 4.0, 5.0, 5.0]
@@ -46,7 +46,7 @@ def test_pauses_grow_with_each_failure(caplog: pytest.LogCaptureFixture, monkeyp
 
 
 def test_a_life_that_was_long_enough_begins_at_the_first_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper, "HELD", 0.0)
+    monkeypatch.setattr(supervise, "HELD", 0.0)
     stopping = Waits(3)
     keep("it", command("import os; os.kill(os.getpid(), 9)"), stopping)
     assert stopping.asked == [1.0, 1.0, 1.0]
@@ -86,7 +86,7 @@ def test_it_is_asked_to_end_first(tmp_path: Path) -> None:
 def test_it_ends_with_the_block_even_if_it_does_not_listen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaf: str
 ) -> None:
-    monkeypatch.setattr(keeper, "PATIENCE", 0.2)
+    monkeypatch.setattr(supervise, "PATIENCE", 0.2)
     code = f"{deaf}import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     stopping = threading.Event()
     with kept("it", command(code), stopping):
@@ -106,7 +106,7 @@ def test_its_stdin_ends_when_its_keeper_is_killed() -> None:
     child = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
     code = f"""if True:
     import sys, threading
-    from fedfleet.edge.keeper import keep
+    from fedfleet.edge.supervise import keep
     keep("it", [sys.executable, "-S", "-c", {child!r}], threading.Event())
     """
     command = [sys.executable, "-c", code]

@@ -22,7 +22,7 @@ def kept(name: str, command: Sequence[str], stopping: threading.Event) -> Iterat
 
     Its stdin ends when this process does, however that happens.
     """
-    thread = threading.Thread(target=keep, args=(name, command, stopping), name="keeper")
+    thread = threading.Thread(target=keep, args=(name, command, stopping), name="collector")
     thread.start()
     try:
         yield
