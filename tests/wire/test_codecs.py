@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fedfleet.cloud.sums import Mean
 from fedfleet.wire.codecs import Weights, codec, grow, lengths, shrink, spoken
-from fedfleet.wire.codecs.blocks import BLOCK, SLAB
+from fedfleet.wire.codecs.blocks import BLOCK
 from fedfleet.wire.errors import FrameError, SettingsError
 from fedfleet.wire.examples import stream
 
@@ -135,10 +135,10 @@ def test_the_sum_of_integers_is_exact(updates: list[tuple[str, Weights]]) -> Non
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "zlib" not in n])
 def test_long_vectors_are_coded_in_slabs_and_take_little_memory(name: str) -> None:
-    delta = learned(2 * SLAB + 77)
+    delta = learned(2**20 + 77)
     tracemalloc.start()
     data = shrink(name, delta, 1)
-    assert tracemalloc.get_traced_memory()[1] < 3 * delta.nbytes + 5 * 2**20
+    assert tracemalloc.get_traced_memory()[1] < 3 * delta.nbytes + 4 * 2**20
     tracemalloc.stop()
     back = grow(name, data, delta.size)
     inner = name.rpartition("+")[2]
@@ -146,8 +146,6 @@ def test_long_vectors_are_coded_in_slabs_and_take_little_memory(name: str) -> No
         kept = np.flatnonzero(back)
         assert kept.size
         assert np.abs(back - delta)[kept].max() <= 0.1 / MOST[inner] * 1.01
-        ends = [grow(name, shrink(name, delta[a:b], 1), b - a) for a, b in ((0, 300), (2 * SLAB, delta.size))]
-        assert all(np.abs(end).max() > 0 for end in ends)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ before it allocates it.
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ __all__ = ["PLAIN", "Weights", "codec", "grow", "lengths", "shrink", "span", "sp
 
 PLAIN = "float32"
 VALUES = {PLAIN: floats("<f4"), "float16": floats("<f2"), "int8": blocks(8), "int4": blocks(4)}
-SHARE = re.compile(r"0\.[0-9]{1,4}")
+SHARE = re.compile(r"0\.([0-9]{1,4})")
 
 
 class Codec(NamedTuple):
@@ -47,9 +46,11 @@ def codec(name: str) -> Codec:
         raise SettingsError(f"unknown codec {name[:32]!r}; {known}")
     if share is None:
         return Codec(VALUES[values[0]], packed)
-    if SHARE.fullmatch(share) is None or Decimal(share) == 0:
+    digits = SHARE.fullmatch(share)
+    kept = int(digits[1].ljust(4, "0")) if digits else 0
+    if kept == 0:
         raise SettingsError(f"codec {name[:32]!r}: topk keeps a share from 0.0001 to 0.9999; write topk:0.1")
-    return Codec(topk(Decimal(share), VALUES[values[0]]), packed)
+    return Codec(topk(kept, VALUES[values[0]]), packed)
 
 
 def spoken(name: str) -> str:

@@ -15,7 +15,7 @@ from fedfleet.wire.codecs.coding import Coding, Weights
 from fedfleet.wire.errors import FrameError
 
 BLOCK = 256
-SLAB = 256 * BLOCK  # values worked on at a time, so that a board needs little more memory than the result takes
+SLAB = 64 * BLOCK  # values worked on at a time, so that a board needs little more memory than the result takes
 UNIT = 30
 LARGEST_SHIFT = 54  # steps from there on are for changes of 2^32 and more, which no sum takes
 

@@ -1,12 +1,10 @@
 """`topk:SHARE`: only the largest changes travel: a bit for every value, 1 where it was kept, then those kept.
 
-Value i is bit i % 8 of byte i / 8. A bit each takes less than it seems to: what is kept lies close together, and zlib
-makes less of the bits than of the distances between them from a share of about 0.05 on.
+Value i is bit i % 8 of byte i / 8. What is kept lies close together, so zlib makes as little of the bits as it makes of
+the distances between those that are set: of 1.7 million bits 117 kB to 137 at a share of 0.25, 39 kB to 37 at 0.05.
 """
 
 from __future__ import annotations
-
-from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +13,11 @@ from fedfleet.wire.codecs.coding import Coding, Weights
 from fedfleet.wire.errors import FrameError
 
 
-def topk(share: Decimal, inner: Coding) -> Coding:
-    """Return the coding that keeps a `share` of the values, rounded up to a whole one, and codes those by `inner`."""
-    kept, of = share.as_integer_ratio()
+def topk(share: int, inner: Coding) -> Coding:
+    """Return the coding that keeps `share` of 10,000 values, rounded up to a whole one, and codes those by `inner`."""
 
     def keep(count: int) -> int:
-        return -(-count * kept // of)
+        return -(-count * share // 10_000)
 
     def size(count: int) -> int:
         return -(-count // 8) + inner.size(keep(count))
