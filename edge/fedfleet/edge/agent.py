@@ -17,7 +17,7 @@ from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Trainer
 from fedfleet.edge.uploads import Uploader
 from fedfleet.wire.bus import Bus, Delivery
-from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError
+from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError, TooLarge
 from fedfleet.wire.messages import Blob, Receipt, Status, Task, decode, encode, seen
 from fedfleet.wire.topics import Topics
 
@@ -72,7 +72,7 @@ class Agent:
             self._advance(self._task)
         except FrameError as error:
             log.warning("%s", error)
-        except StoreError as error:
+        except (StoreError, TooLarge) as error:
             self._rest(error)
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -112,7 +112,7 @@ class Agent:
                 self._fetcher.take(delivery.topic, delivery.payload)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
-        except StoreError as error:
+        except (StoreError, TooLarge) as error:
             self._rest(error)
 
     def _take_task(self, payload: bytes) -> None:
@@ -191,8 +191,11 @@ class Agent:
         self._state.finish(task.round)
         self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=task.round, reason=seen(str(error))))
 
-    def _rest(self, error: StoreError) -> None:
-        """Leave a disk alone that is full or has become read-only, and say so; the round is not given up for that."""
+    def _rest(self, error: FedfleetError) -> None:
+        """Wait, and say so: the disk is full or read-only, or the broker takes no part of an update.
+
+        The round is not given up for that, though nobody is to wait for this device.
+        """
         pause = min(2 * self._resting[1], REST[1]) if self._resting[1] else REST[0]
         self._resting = (self._clock() + pause, pause)
         declined = self._task.round if self._task is not None else 0

@@ -130,10 +130,10 @@ def sources(settings: AgentSettings, beside: Path, folder: Path) -> list[Source]
 
 
 def connect(broker: Broker, name: str) -> Bus:
-    """Connect to the sensors' broker. Raises BusDown."""
+    """Connect to the sensors' broker, now or when it is there."""
     from fedfleet.wire.mqtt import MqttBus
 
-    return MqttBus(broker, name)
+    return MqttBus(broker, name, wait=0)
 
 
 @contextmanager
