@@ -101,7 +101,7 @@ def test_an_offer_with_absurd_fields_is_refused(lie: dict[str, object], reason: 
 def test_a_manifest_names_the_chunks_of_its_blob(size: int, seed: int) -> None:
     data = random.Random(seed).randbytes(size)
     blob, names = Blob.of(data), [chunk_name(chunk) for chunk in cut(data)]
-    assert open_manifest(blob, manifest(blob, names)) == names
+    assert open_manifest(blob, manifest(blob, names)).hex() == "".join(names)
     assert [length(blob, i) for i in range(blob.chunks)] == [len(chunk) for chunk in cut(data)]
     if blob.chunks == 1:
         assert names == [only_name(blob)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedfleet.wire import files
 from fedfleet.wire.bus import Bus
-from fedfleet.wire.chunks import Want, chunk_name, length, only_name, open_manifest
+from fedfleet.wire.chunks import NAME, Want, chunk_name, length, only_name, open_manifest
 from fedfleet.wire.errors import FrameError, StoreError
 from fedfleet.wire.messages import CHUNK, Blob, draw, encode
 from fedfleet.wire.topics import Topics
@@ -34,35 +34,41 @@ class Download:
         self.blob = blob
         self._folder = folder
         self._path = folder / (blob.digest + PART)
-        self.names: list[str] = []
-        self._places: dict[str, list[int]] = {}
-        self.reused = 0
+        # as few bytes as it takes: a blob may have 4,096 chunks, and a board little memory
+        self.names = b""
+        self._missing = bytearray()
         if blob.chunks == 1:
-            self.begin([only_name(blob)])
+            self.begin(bytes.fromhex(only_name(blob)))
 
-    def begin(self, names: list[str]) -> None:
-        """Learn which chunks there are, and find those that need not come: here already, or in another blob."""
-        self.names = names
-        for index, name in enumerate(names):
-            self._places.setdefault(name, []).append(index)
+    def begin(self, names: bytes) -> None:
+        """Learn which chunks there are, by their names of 16 bytes, and find those that need not come.
+
+        These are here already, or in another blob. Raises StoreError.
+        """
+        self.names, self._missing = names, bytearray(b"\1" * self.blob.chunks)
         try:
             self._path.touch()
             os.truncate(self._path, self.blob.size)
             for index, chunk in _chunks(self._path):
-                self._found(index, chunk_name(chunk))
-            for path in self._folder.iterdir() if len(names) > 1 else []:
+                self._missing[index] = bytes.fromhex(chunk_name(chunk)) != names[index * NAME : (index + 1) * NAME]
+            for path in self._folder.iterdir() if self.blob.chunks > 1 else []:
                 self._borrow(path)
         except OSError as error:
             raise _trouble(self._path, error) from None
 
-    def wanted(self) -> Iterator[str]:
-        """The names of what has not come, in order."""
-        return iter(self._places)
+    def wanted(self, most: int) -> list[str]:
+        """The names of the first chunks that have not come, `most` of them at most, in order."""
+        found: dict[str, None] = {}
+        index = self._missing.find(1)
+        while index >= 0 and len(found) < most:
+            found[self.names[index * NAME : (index + 1) * NAME].hex()] = None
+            index = self._missing.find(1, index + 1)
+        return list(found)
 
     def take(self, name: str, chunk: bytes) -> None:
         """Write a chunk where it belongs; raises FrameError where it is not what its name says."""
-        places = self._places.get(name)
-        if places is None:
+        places = self._places(name)
+        if not places:
             return
         if len(chunk) != length(self.blob, places[0]) or chunk_name(chunk) != name:
             raise FrameError(f"chunk {name[:12]} arrived with other bytes than its name says")
@@ -74,7 +80,8 @@ class Download:
                         raise StoreError(f"{self._path} cannot be written: no room; free the disk")
         except OSError as error:
             raise _trouble(self._path, error) from None
-        del self._places[name]
+        for index in places:
+            self._missing[index] = 0
 
     def finish(self) -> None:
         """Check the whole and give it its name, synced; raises FrameError, and begins anew, where it is another."""
@@ -88,21 +95,22 @@ class Download:
             raise FrameError(f"blob {self.blob.digest[:12]} arrived with other bytes than its name says")
         files.settle(self._path, self._folder / self.blob.digest)
 
-    def _found(self, index: int, name: str) -> None:
-        if name == self.names[index]:
-            self._places[name].remove(index)
-            if not self._places[name]:
-                del self._places[name]
+    def _places(self, name: str) -> list[int]:
+        """Where the chunk of that name is missing."""
+        found, wanted = [], bytes.fromhex(name)
+        at = self.names.find(wanted)
+        while at >= 0:
+            if at % NAME == 0 and self._missing[at // NAME]:
+                found.append(at // NAME)
+            at = self.names.find(wanted, at + 1)
+        return found
 
     def _borrow(self, path: Path) -> None:
         """Take over the chunks that another blob, whole or not, has as well."""
-        if path == self._path or not self._places:
+        if path == self._path:
             return
         for _, chunk in _chunks(path):
-            name = chunk_name(chunk)
-            if name in self._places and len(chunk) == length(self.blob, self._places[name][0]):
-                self.reused += len(self._places[name])
-                self.take(name, chunk)
+            self.take(chunk_name(chunk), chunk)
 
 
 class Fetcher:
@@ -154,7 +162,7 @@ class Fetcher:
         self._download = None
 
     def _go_on(self, download: Download) -> bool:
-        missing = [name for _, name in zip(range(WINDOW), download.wanted())]
+        missing = download.wanted(WINDOW)
         if not missing:
             self.cancel()
             download.finish()

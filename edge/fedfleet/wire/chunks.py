@@ -95,12 +95,12 @@ def manifest(blob: Blob, names: list[str]) -> bytes:
     return frames.pack({"kind": "manifest", "blob": asdict(blob)}, bytes.fromhex("".join(names)))
 
 
-def open_manifest(blob: Blob, frame: bytes) -> list[str]:
-    """Return the names of the chunks of `blob`; raises FrameError where the frame is of another, or too short."""
+def open_manifest(blob: Blob, frame: bytes) -> bytes:
+    """Return the names of the chunks of `blob`, 16 bytes each; raises FrameError where the frame is not of it."""
     header, body = frames.unpack(frame)
     if open_header(Manifest, header).blob != blob or len(body) != NAME * blob.chunks:
         raise FrameError(f"the manifest of blob {blob.digest[:12]} does not fit it")
-    return [body[start : start + NAME].hex() for start in range(0, len(body), NAME)]
+    return body
 
 
 def offer(update: Update) -> Offer:

@@ -37,6 +37,7 @@ class Link:
         self._chance = random.Random(seed)
         self._whole = True
         self._writers: set[asyncio.StreamWriter] = set()
+        self._relays: set[asyncio.Task[None] | None] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
 
@@ -71,10 +72,8 @@ class Link:
 
     async def _close(self) -> None:
         self._server.close()
-        tasks = [task for task in asyncio.all_tasks(self._loop) if task is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if relays := {task for task in self._relays if task}:
+            await asyncio.wait(relays, timeout=START / 2)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._whole:
@@ -86,12 +85,14 @@ class Link:
             writer.transport.abort()
             return
         self._writers |= {writer, far}
+        self._relays.add(asyncio.current_task())
         try:
             await asyncio.gather(self._pass(reader, far, "up"), self._pass(far_reader, writer, "down"))
         finally:
             for end in (writer, far):
                 self._writers.discard(end)
                 end.transport.abort()
+            self._relays.discard(asyncio.current_task())
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
         """Pass on what is read, on its way down each piece `delay` after it came, until either end is gone."""
