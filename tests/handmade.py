@@ -81,6 +81,10 @@ class Cloud:
         steps(agent)
         return b"".join(body for _, _, body in self.parts())
 
+    def said(self) -> bool:
+        """Whether the device has said anything of itself."""
+        return TOPICS.status(DEVICE) in self.hub.retained
+
     def status(self) -> Status:
         """What the device last said of itself."""
         return decode(Status, self.hub.retained[TOPICS.status(DEVICE)])

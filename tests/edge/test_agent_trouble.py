@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from federations import TOPICS
-from handmade import DEVICE, Cloud, steps
+from handmade import DEVICE, Cloud, P, steps
 
 from fedfleet.edge.agent import REST, Agent
 from fedfleet.edge.state import State
@@ -112,3 +113,42 @@ def test_an_update_is_sent_though_the_disk_has_no_room_to_remember_it(
     (second,) = cloud.offers()
     assert first.blob == second.blob
     assert State(tmp_path).round == 1
+
+
+def test_a_week_without_the_cloud_and_with_a_failing_disk_is_survived_within_the_spools_bound(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance, failing, real = random.Random(7), list[int](), os.fsync
+
+    def fsync(handle: int) -> None:
+        if failing and str(tmp_path) in str(Path(f"/proc/self/fd/{handle}").readlink()):
+            raise OSError(failing[0], os.strerror(failing[0]))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    room = 4 * P + 2000
+    state = State(tmp_path, room)
+    state.begin()
+    bus = cloud.hub.connect()
+    agent = Agent(DEVICE, TOPICS, bus, state, SeededTrainer(DEVICE), lambda: cloud.now)
+    reasons, offers, number = set(), 0, 0
+    for minute in range(7 * 24 * 60):
+        if minute % 720 == 0:  # what little comes down asks for a new round; nothing that goes up is answered
+            number += 1
+            cloud.task(number)
+        failing[:] = chance.choice([[], [], [errno.ENOSPC], [errno.EROFS]]) if minute % 60 == 0 else failing
+        steps(agent, 3)
+        offers += len(cloud.heard())
+        assert sum(path.stat().st_size for path in (tmp_path / "spool").iterdir()) <= room + 1000
+        reasons.add(cloud.status().reason.partition("cannot be written: ")[2] if cloud.said() else "")
+        cloud.now += 60
+    failing.clear()
+    assert {"No space left on device", "Read-only file system"} <= reasons
+    assert 14 <= offers < 7 * 24 * 20
+    cloud.task(number + 1)
+    cloud.now += REST[1]
+    steps(agent, 10)
+    (offered,) = cloud.offers()
+    assert offered.round == number + 1
+    assert offered.metrics["dropped"] >= 5
+    assert len(cloud.collect(agent, number + 1, (0, 1, 2))) == 4 * P

@@ -55,6 +55,7 @@ class Agent:
         self._uploader = Uploader(device, topics, bus, state.spool, clock)
         self._resting = (0.0, 0.0)  # until when, and how long
         self._counted_down = 0
+        self._dropped = 0  # updates that no receipt came for, since this start
         self._detour = 0  # the round whose weights are fetched whole, for their patch was no good
         self._stopping: Callable[[], bool] = lambda: False
         bus.subscribe(topics.receipt(device))
@@ -97,7 +98,7 @@ class Agent:
                 log.warning("round %d: the spooled update is damaged; training once more", task.round)
                 self._state.finish(task.round - 1)
         elif not task.calls(self.device):
-            self._state.spool.clear()
+            self._drop(task)
             self._state.finish(task.round)
         elif not self._hold().state and self._fetcher.fetch(task.program) and self._fetcher.fetch(self._way(task)):
             self._work(task)
@@ -149,11 +150,19 @@ class Agent:
         if update is None:
             return
         down = self._bus.received - self._counted_down
-        self._state.spool.keep(replace(update, metrics={**update.metrics, "down": float(down)}))
+        self._drop(task)
+        counts = {"down": float(down), "dropped": float(self._dropped)}
+        self._state.spool.keep(replace(update, metrics={**update.metrics, **counts}))
         self._state.finish(task.round)
         self._counted_down += down
         self._uploader.fresh()
         self._uploader.step(task.round)
+
+    def _drop(self, task: Task) -> None:
+        """Make room in the spool: what is in it has waited for its receipt until now, and `task` supersedes it."""
+        if gone := self._state.spool.clear():
+            self._dropped += gone
+            log.warning("round %d: an update of an earlier round was never counted, and is dropped", task.round)
 
     def _way(self, task: Task) -> Blob:
         """What to fetch for the weights: the patch to those that are here, where there are such, or the whole."""

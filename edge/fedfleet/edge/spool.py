@@ -1,6 +1,6 @@
 """The update that a device holds until its receipt or a newer task: one file, synced before anything counts as sent.
 
-spool/<round>.update  length of the offer | the offer's frame | the encoded difference
+spool/<round>.update  length of the offer | the offer's frame | its sha256 | the encoded difference
 
 What cannot be read back whole is told apart from what was never there: then the round is trained once more, which gives
 the same bytes.
@@ -19,6 +19,7 @@ from fedfleet.wire.messages import CHUNK, Update
 
 LENGTH = struct.Struct("<I")
 SUFFIX = ".update"
+SHA256 = 32
 
 
 class Rotten(Exception):
@@ -41,7 +42,8 @@ class Spool:
                 "raise it or choose a codec"
             )
         head = pack_offer(offer(update))
-        files.write(self._path(update.round), LENGTH.pack(len(head)) + head + update.delta)
+        check = hashlib.sha256(head).digest()
+        files.write(self._path(update.round), b"".join((LENGTH.pack(len(head)), head, check, update.delta)))
 
     def offer(self, round_: int) -> Offer | None:
         """Return what is to be said of the update of `round_`, None if there is none; raises Rotten."""
@@ -51,11 +53,13 @@ class Spool:
         try:
             with path.open("rb") as file:
                 (size,) = LENGTH.unpack(file.read(LENGTH.size))
-                found = open_offer(file.read(min(size, frames.MAX_HEADER + frames.PREFIX.size)))
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                head = file.read(min(size, frames.MAX_HEADER + frames.PREFIX.size))
+                found = open_offer(head)
+                whole = file.read(SHA256) == hashlib.sha256(head).digest()
+                whole = whole and hashlib.file_digest(file, "sha256").hexdigest() == found.blob.digest
         except (OSError, struct.error, FrameError):
-            digest = ""
-        if not digest or digest != found.blob.digest:
+            whole = False
+        if not whole:
             files.remove(path)
             raise Rotten
         return found
@@ -67,15 +71,17 @@ class Spool:
         try:
             with path.open("rb") as file:
                 (head,) = LENGTH.unpack(file.read(LENGTH.size))
-                file.seek(LENGTH.size + head + index * CHUNK)
+                file.seek(LENGTH.size + head + SHA256 + index * CHUNK)
                 return file.read(size)
         except (OSError, struct.error):
             raise StoreError(f"{path} cannot be read; the round is trained again") from None
 
-    def clear(self) -> None:
-        """Drop what is spooled. Raises StoreError."""
-        for path in self._folder.iterdir():
+    def clear(self) -> int:
+        """Drop what is spooled, and return how many updates that were. Raises StoreError."""
+        paths = list(self._folder.iterdir())
+        for path in paths:
             files.remove(path)
+        return sum(path.suffix == SUFFIX for path in paths)
 
     def _path(self, round_: int) -> Path:
         return self._folder / f"{round_}{SUFFIX}"
