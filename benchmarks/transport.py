@@ -48,7 +48,7 @@ DELAY, LOSS, AWAY = 0.6, 0.02, 3.0
 FAULTS = ("link", "broker", "link", "device", "link", "broker", "link", "link")
 PATIENCE = 900.0
 MONTH = 30 * 24 * 3600
-PING_SEGMENTS, HEADERS = 4, 52  # a ping and its answer, each acknowledged by TCP; IPv4 and TCP with timestamps
+PING_SEGMENTS, HEADERS = 3, 52  # a ping, its answer, an acknowledgement; IPv4 and TCP with timestamps
 
 
 class Mosquitto:
@@ -245,7 +245,7 @@ def idle(seconds: float) -> dict[str, float]:
         month = MONTH / 60
         return {
             "idle_mqtt_mb_a_month": month * 4 * pings / (seconds / 5) / 1e6,
-            "idle_with_headers_mb_a_month": month * (4 + PING_SEGMENTS * HEADERS) / 1e6,
+            "idle_with_headers_mb_a_month": month * pings / (seconds / 5) * (4 + PING_SEGMENTS * HEADERS) / 1e6,
         }
 
 
