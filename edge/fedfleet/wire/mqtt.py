@@ -50,10 +50,9 @@ class MqttBus:
         self._keeper = Keeper(who, Backoff(jitter), patient=not wait)
         if wait:
             answered = self._keeper.answered.wait(wait)
-            why = self._keeper.reason if answered else refusal(who, f"no answer within {wait:g} s")
-            if why:
+            if not self._keeper.connections:  # one that was made, and lost in the same moment, is made again
                 self._keeper.stop()
-                raise BusDown(why)
+                raise BusDown(self._keeper.reason if answered else refusal(who, f"no answer within {wait:g} s"))
 
     @property
     def pending(self) -> int:
