@@ -1,9 +1,10 @@
-"""Bytes that go up, and what is learned with them, for each codec after equally many rounds.
+"""Bytes that go up and down, and what is learned with them, for each codec after equally many rounds.
 
 The devices' own trainer and the cloud's own round, without a broker between them: every device trains in every round,
 for a few steps on its own uneven part of the data (turbofan: its own engine), updates are split into frames as they
 are on the wire, and their bytes counted, headers and all. Each codec begins from the same weights and sees the same
-batches. The score is the mean over the last fifth of the rounds, on data that no device has, so that the noise of one
+batches. Down come the whole weights, or with `--downlink` what changed in them, to every device in every round but the
+first. The score is the mean over the last fifth of the rounds, on data that no device has, so that the noise of one
 round decides nothing; `lost` is float32's score less the codec's, in points of accuracy (rmse: in cycles more).
 
 The bar: at least 16 times fewer bytes than float32 at no more than 0.5 lost. The exit code is 0 either way.
@@ -23,8 +24,10 @@ from typing import NamedTuple
 import numpy as np
 import outcome
 
+from fedfleet.cloud.downlink import published
 from fedfleet.cloud.evaluate import evaluator
 from fedfleet.cloud.federation import Evaluate
+from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rounds import Round
 from fedfleet.cloud.strategies import strategy
 from fedfleet.cloud.sums import Mean
@@ -57,10 +60,11 @@ class Setting(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What came of one codec: bytes up in a round by all devices, scores of the last rounds, seconds of it all."""
+    """What came of one codec: bytes up and down in a round for all devices, scores of the last rounds, seconds."""
 
     codec: str
     up: float
+    down: float
     scores: list[float]
     seconds: float
 
@@ -104,25 +108,39 @@ def prepare(data: str) -> Setting:
     return Setting(dataset, compiled, parts, evaluator(compiled, dataset.test, dataset.target_scale), plan)
 
 
-def federate(setting: Setting, name: str, rounds: int, folder: Path) -> Found:
-    """Run all rounds with the codec called `name`; what devices remember lies in `folder`."""
+def federate(setting: Setting, name: str, rounds: int, folder: Path, downlink: str = "") -> Found:
+    """Run all rounds with the codec called `name`; what cloud and devices remember lies in `folder`."""
     began = time.perf_counter()
     devices = _devices(setting, folder)
-    server, weights, up = strategy("fedavg").server, setting.compiled.shared, 0
-    moments, scores = np.zeros((0, weights.size)), []
+    server, weights, up, down = strategy("fedavg").server, setting.compiled.shared, 0, 0
+    moments, scores, journal = np.zeros((0, weights.size)), [], Journal(folder / "cloud")
+    last: Task | None = None
     for number in range(1, rounds + 1):
-        blob = Blob.of(_written(folder / "weights", weights.astype("<f4").tobytes()))
-        task = Task(number, Blob.of(setting.compiled.program), blob, replace(setting.plan, codec=name))
+        blob, patch = published(journal, weights, last, downlink, number)
+        plan, before = replace(setting.plan, codec=name), last
+        task = last = Task(number, Blob.of(setting.compiled.program), blob, plan, patch=patch)
+        path = _only(folder / "cloud" / "blobs", task, before)
+        down += len(devices) * (patch.blob if patch else blob).size
         round_ = Round(task, weights.size, Mean.empty(weights.size), len(devices), devices)
         for trainer in devices.values():
-            update = trainer.train(task, folder / "program", folder / "weights", lambda: False)
+            update = trainer.train(task, folder / "program", path, lambda: False)
             if update is None or round_.take(update).outcome != "counted":
                 raise SystemExit(f"an update of round {number} with codec {name} was not counted")
             up += sum(map(len, frames(update)))
         weights, moments = server.step(weights, round_.aggregate.value(), moments)
         if number > rounds - max(1, rounds // 5):
             scores.append(setting.score(weights)[setting.dataset.metric])
-    return Found(name, up / rounds, scores, time.perf_counter() - began)
+    journal.close()
+    return Found(name, up / rounds, down / rounds, scores, time.perf_counter() - began)
+
+
+def _only(blobs: Path, task: Task, before: Task | None) -> Path:
+    """Return where the weights of `task` lie; of others, those before it alone are kept."""
+    kept = {named.weights.digest for named in (task, before) if named}
+    for path in blobs.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    return blobs / task.weights.digest
 
 
 def _devices(setting: Setting, folder: Path) -> dict[str, LocalTrainer]:
@@ -142,11 +160,11 @@ def rows(tried: Tried) -> list[list[str]]:
     """The table; float32 comes first."""
     plain = tried.found[0]
     body = [
-        [each.codec, f"{each.up / 1e3:,.1f}", f"{plain.up / each.up:.1f}", f"{each.score:.4f}",
-         f"{tried.lost(each):+.2f}", f"{each.seconds:.0f}"]
+        [each.codec, f"{each.up / 1e3:,.1f}", f"{plain.up / each.up:.1f}", f"{each.down / 1e3:,.1f}",
+         f"{each.score:.4f}", f"{tried.lost(each):+.2f}", f"{each.seconds:.0f}"]
         for each in tried.found
     ]  # fmt: skip
-    return [[f"{tried.name}, codec", "kB up a round", "times fewer", tried.metric, "lost", "seconds"], *body]
+    return [[f"{tried.name}, codec", "kB up a round", "times fewer", "kB down", tried.metric, "lost", "seconds"], *body]
 
 
 def figures(tries: Sequence[Tried], name: str) -> dict[str, str | float]:
@@ -164,13 +182,13 @@ def meets(figures: Mapping[str, str | float]) -> bool:
     return all(value >= BAR[what] if what == "fewer" else value <= BAR[what] for what, value in numbers)
 
 
-def compare(data: str, names: Sequence[str], rounds: int) -> Tried:
-    """Try all codecs on one kind of data."""
+def compare(data: str, names: Sequence[str], rounds: int, downlink: str = "") -> Tried:
+    """Try all codecs on one kind of data; float32 goes down whole."""
     setting = prepare(data)
     found = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            found.append(federate(setting, name, rounds, Path(folder)))
+            found.append(federate(setting, name, rounds, Path(folder), "" if name == PLAIN else downlink))
     sizes = [len(part.x) for part in setting.parts]
     return Tried(setting.dataset.name, setting.dataset.metric, setting.compiled.shared.size, sizes, setting.plan, found)
 
@@ -180,17 +198,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", metavar="DATA", help="digits (default), mnist:DIR or turbofan:DIR")
     parser.add_argument("--codecs", default=",".join(CODECS), metavar="A,B", help="these, beside float32")
+    parser.add_argument("--downlink", default="", metavar="CODEC", help="of what changed in the weights; else whole")
     parser.add_argument("--rounds", type=int, default=50, help="rounds with each codec (default 50)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     wanted = parser.parse_args()
     names = [PLAIN, *(name for name in wanted.codecs.split(",") if name != PLAIN)]
     tries = []
     try:
-        for name in names:
+        for name in (*names, wanted.downlink or PLAIN):
             codec(name)
         for data in wanted.data or ["digits"]:
             with tempfile.TemporaryDirectory() as log, quiet(Path(log) / "tensorflow.log"):
-                tries.append(compare(data, names, wanted.rounds))
+                tries.append(compare(data, names, wanted.rounds, wanted.downlink))
             outcome.table(rows(tries[-1]))
     except FedfleetError as error:
         parser.error(str(error))

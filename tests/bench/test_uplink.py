@@ -22,7 +22,9 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_last_line_and_the_file_say_the_same(tmp_path: Path) -> None:
-    ended = benchmark("--rounds", "6", "--codecs", "float32,int4", "--json", str(tmp_path / "out.json"))
+    ended = benchmark(
+        "--rounds", "6", "--codecs", "float32,int4", "--downlink", "int8", "--json", str(tmp_path / "out.json")
+    )
     assert ended.returncode == 0, ended.stderr
     shown = dict(pair.split("=") for pair in ended.stdout.splitlines()[-1].removeprefix("result ").split())
     assert list(shown) == ["codec", "digits_fewer", "digits_lost", "rounds"]
@@ -33,6 +35,8 @@ def test_the_last_line_and_the_file_say_the_same(tmp_path: Path) -> None:
     sent = 8 * 4 * digits["parameters"]
     assert sent < plain["up"] < sent + 8 * 400  # what travels around an update is little
     assert 7 < plain["up"] / int4["up"] < 8
+    assert plain["down"] == sent
+    assert int4["down"] == pytest.approx(sent / 6 + sent * 5 / 6 / 4, rel=0.01)  # whole in the first round alone
     assert float(shown["digits_fewer"]) == pytest.approx(plain["up"] / int4["up"], rel=0.01)
     assert int4["lost"] == pytest.approx(100 * (plain["score"] - int4["score"]))
     assert abs(int4["lost"]) < 20
@@ -48,7 +52,10 @@ def test_an_unknown_codec_is_one_line() -> None:
 
 
 def tried(name: str, metric: str, *scores: float) -> uplink.Tried:
-    found = [uplink.Found("float32", 3200.0, [scores[0]], 1.0), uplink.Found("int4", 100.0, list(scores[1:]), 2.0)]
+    found = [
+        uplink.Found("float32", 3200.0, 3200.0, [scores[0]], 1.0),
+        uplink.Found("int4", 100.0, 90.0, list(scores[1:]), 2.0),
+    ]
     return uplink.Tried(name, metric, 800, [5, 7], Plan(), found)
 
 
@@ -68,4 +75,4 @@ def test_lost_is_what_is_worse(metric: str, scores: tuple[float, ...], lost: flo
     assert figures == {"codec": "int4", "some_fewer": 32.0, "some_lost": pytest.approx(lost)}
     assert uplink.meets(figures) is met
     assert not uplink.meets({**figures, "other_fewer": 15.9})
-    assert uplink.rows(found)[2][2:5] == ["32.0", f"{found.found[1].score:.4f}", f"{lost:+.2f}"]
+    assert uplink.rows(found)[2][2:6] == ["32.0", "0.1", f"{found.found[1].score:.4f}", f"{lost:+.2f}"]
