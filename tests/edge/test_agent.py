@@ -176,6 +176,22 @@ def test_the_update_is_offered_again_to_who_may_have_forgotten_it(cloud: Cloud, 
     assert cloud.heard() == [1]
 
 
+def test_a_spool_of_an_older_version_costs_the_round_once_more(
+    cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent, bus = cloud.device(tmp_path)
+    cloud.task(1)
+    steps(agent)
+    first = cloud.offers()
+    (path,) = (tmp_path / "spool").iterdir()
+    path.rename(path.with_suffix(".parts"))
+    bus.die()
+    again, _ = cloud.device(tmp_path)
+    steps(again)
+    assert [one.blob for one in cloud.offers()] == [one.blob for one in first]
+    assert "round 1: the spooled update cannot be read; training once more" in caplog.text
+
+
 def test_an_update_that_has_rotted_in_the_spool_is_trained_once_more(cloud: Cloud, tmp_path: Path) -> None:
     agent, bus = cloud.device(tmp_path)
     cloud.task(1)

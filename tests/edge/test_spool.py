@@ -59,6 +59,16 @@ def test_any_damage_is_found_and_removed(tmp_path_factory: pytest.TempPathFactor
     assert list(folder.iterdir()) == []
 
 
+def test_what_another_version_has_spooled_is_found_and_removed(tmp_path: Path) -> None:
+    (tmp_path / "4.parts").write_bytes(b"frames, one behind the other")
+    (tmp_path / ".4.update.tmp").write_bytes(b"torn")
+    spool = Spool(tmp_path, ROOM)
+    with pytest.raises(Rotten):
+        spool.offer(4)
+    assert spool.offer(4) is None
+    assert [path.name for path in tmp_path.iterdir()] == [".4.update.tmp"]
+
+
 def test_an_update_over_its_bound_is_refused_and_what_to_do_is_said(tmp_path: Path) -> None:
     spool = Spool(tmp_path, ROOM)
     spool.keep(update(ROOM))

@@ -95,7 +95,7 @@ class Agent:
             try:
                 self._uploader.step(task.round)
             except Rotten:
-                log.warning("round %d: the spooled update is damaged; training once more", task.round)
+                log.warning("round %d: the spooled update cannot be read; training once more", task.round)
                 self._state.finish(task.round - 1)
         elif not task.calls(self.device):
             self._drop(task)

@@ -46,9 +46,10 @@ class Spool:
         files.write(self._path(update.round), b"".join((LENGTH.pack(len(head)), head, check, update.delta)))
 
     def offer(self, round_: int) -> Offer | None:
-        """Return what is to be said of the update of `round_`, None if there is none; raises Rotten."""
+        """Return what is to be said of the update of `round_`, None if there is none; raises Rotten, StoreError."""
         path = self._path(round_)
         if not path.is_file():
+            self._strangers()
             return None
         try:
             with path.open("rb") as file:
@@ -82,6 +83,14 @@ class Spool:
         for path in paths:
             files.remove(path)
         return sum(path.suffix == SUFFIX for path in paths)
+
+    def _strangers(self) -> None:
+        """Remove what another version of us has spooled, which we cannot read; raises Rotten if there is any."""
+        found = [path for path in self._folder.iterdir() if path.suffix != SUFFIX and not path.name.startswith(".")]
+        for path in found:
+            files.remove(path)
+        if found:
+            raise Rotten
 
     def _path(self, round_: int) -> Path:
         return self._folder / f"{round_}{SUFFIX}"
