@@ -153,20 +153,27 @@ def test_what_is_retained_is_what_is_wanted(
     assert {topic for topic in cloud.hub.retained if "/blob/" in topic} == manifests
 
 
-def test_what_a_device_misses_is_said_again_once_in_a_while(cloud: Cloud) -> None:
-    content = data(3)
-    blob = cloud.put(content)
-    name = chunk_name(cut(content)[1])
-    for _ in range(3):
+def test_what_a_device_misses_is_said_again_with_all_that_belongs_to_it_once_in_a_while(cloud: Cloud) -> None:
+    content, other = data(3), data(2, 1)
+    blob, _ = cloud.put(content), cloud.put(other)
+    second = chunk_name(cut(content)[1])
+    for missed in ((second,), (blob.digest,), (second, blob.digest, "ab" * 16)):
         cloud.hub.retained.clear()
         cloud.now += AGAIN
-        cloud.box.repeat((name, blob.digest, "ab" * 16, "cd" * 32))
+        cloud.box.repeat(missed)
         cloud.flush()
-        assert set(cloud.hub.retained) == {TOPICS.chunk(name), TOPICS.manifest(blob.digest)}
+        assert without_manifests(cloud) == retained(content)
+        assert TOPICS.manifest(blob.digest) in cloud.hub.retained
+        if missed == (second,):
+            assert next(iter(without_manifests(cloud))) == TOPICS.chunk(second)
         cloud.hub.retained.clear()
-        cloud.box.repeat((name, blob.digest))
+        cloud.box.repeat(missed)
         cloud.flush()
         assert cloud.hub.retained == {}
+    cloud.now += AGAIN
+    cloud.box.repeat(("ab" * 16, "cd" * 32))
+    cloud.flush()
+    assert cloud.hub.retained == {}
 
 
 def test_a_new_link_hears_the_task_again(cloud: Cloud) -> None:

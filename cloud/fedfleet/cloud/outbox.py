@@ -16,9 +16,8 @@ from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob
 from fedfleet.wire.topics import Topics
 
-DIGITS = 64  # of a blob's digest; a chunk's name is shorter
 AHEAD = 16  # messages handed to the link and not yet acknowledged by the broker
-AGAIN = 10.0  # seconds in which what many devices miss is said again once
+AGAIN = 30.0  # seconds in which a blob that many devices miss is said again once
 
 
 class Outbox:
@@ -31,7 +30,7 @@ class Outbox:
         self._clock = clock
         self._queue: deque[tuple[str, bytes | None]] = deque()
         self._blobs: dict[Blob, list[str]] = {}
-        self._repeated: dict[str, float] = {}
+        self._repeated: dict[Blob, float] = {}
         self._said: dict[str, bytes] = {}
         self._link = bus.connections
 
@@ -60,13 +59,16 @@ class Outbox:
         self._queue.append((topic, payload))
 
     def repeat(self, names: Iterable[str]) -> None:
-        """Retain again what a device waits for in vain: a broker that was killed may have forgotten it."""
-        now, known = self._clock(), self._live() | {blob.digest for blob in self._blobs}
-        for name in names:
-            if name in known and now - self._repeated.get(name, -AGAIN) >= AGAIN:
-                self._repeated[name] = now
-                topic = self._topics.chunk(name) if len(name) < DIGITS else self._topics.manifest(name)
-                self._queue.append((topic, None))
+        """Retain again what a device waits for in vain, and all that belongs to it.
+
+        A broker that was killed has forgotten everything: to wait for each chunk to be missed would take for ever.
+        """
+        wanted, now = set(names), self._clock()
+        for blob, chunks in self._blobs.items():
+            missed = blob.digest in wanted or not wanted.isdisjoint(chunks)
+            if missed and now - self._repeated.get(blob, -AGAIN) >= AGAIN:
+                self._repeated[blob] = now
+                self._queue_all(blob, sorted(chunks, key=lambda name: name not in wanted), None)
 
     def step(self) -> None:
         """Hand the link what it takes. Raises StoreError where the journal has lost what is to be sent."""
