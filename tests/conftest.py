@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from fedfleet.edge.data import Store
 from fedfleet.models.compiled import Compiled
@@ -15,6 +16,8 @@ from fedfleet.wire.examples import Examples
 
 ROOMS = [str(Path(__file__).parent.parent / room) for room in ("edge", "cloud", "models", "firmware_sim")]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
+settings.register_profile("fedfleet", deadline=None)  # time says nothing on a machine that is shared
+settings.load_profile("fedfleet")
 FEATURES = 300  # enough for an update of two parts
 
 
