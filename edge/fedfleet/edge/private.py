@@ -10,7 +10,7 @@ sending its update trains that round again from where it began, and comes to the
 from __future__ import annotations
 
 import hashlib
-import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ class Private:
         others = [path for path in self._programs.iterdir() if DIGEST.fullmatch(path.name) and path != self._folder]
         newest_first = sorted(others, key=lambda path: _newest(path, round_), reverse=True)
         for path in newest_first[self._others :]:
-            shutil.rmtree(path, ignore_errors=True)  # what is left of it, after a power cut too, goes next time
+            _forget(path)
 
     def _path(self, round_: int) -> Path:
         return self._folder / f"{round_}{SUFFIX}"
@@ -89,3 +89,11 @@ def _rounds(folder: Path) -> set[int]:
 def _newest(folder: Path, below: int) -> int:
     """The newest of them that is below a round, 0 for none; a board's clock is not to be asked."""
     return max((number for number in _rounds(folder) if number < below), default=0)
+
+
+def _forget(folder: Path) -> None:
+    """Remove a program's folder; what is left of it, after a power cut too, goes next time."""
+    with suppress(OSError):  # without shutil, whose import costs half a MiB of a small board's memory
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
