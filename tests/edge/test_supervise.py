@@ -6,17 +6,17 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from fedfleet.edge import supervise
+from fedfleet.edge.stopping import Stopping
 from fedfleet.edge.supervise import keep, kept
 
 
-class Waits(threading.Event):
+class Waits(Stopping):
     """Waits for nothing between two lives, remembers how long it should have, and stops after `most` of these."""
 
     def __init__(self, most: int) -> None:
@@ -24,10 +24,10 @@ class Waits(threading.Event):
         self.most = most
         self.asked: list[float] = []
 
-    def wait(self, timeout: float | None = None) -> bool:
-        if timeout == supervise.POLL:
+    def wait(self, seconds: float) -> bool:
+        if seconds == supervise.POLL:
             return super().wait(0.01)
-        self.asked.append(timeout or 0.0)
+        self.asked.append(seconds)
         if len(self.asked) == self.most:
             self.set()
         return self.is_set()
@@ -75,7 +75,7 @@ def test_it_is_asked_to_end_first(tmp_path: Path) -> None:
     Path({str(tmp_path / "here")!r}).touch()
     time.sleep(60)
     """
-    stopping = threading.Event()
+    stopping = Stopping()
     with kept("it", command(code), stopping):
         while not (tmp_path / "here").exists():
             assert not stopping.wait(0.01)
@@ -88,7 +88,7 @@ def test_it_ends_with_the_block_even_if_it_does_not_listen(
 ) -> None:
     monkeypatch.setattr(supervise, "PATIENCE", 0.2)
     code = f"{deaf}import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    stopping = threading.Event()
+    stopping = Stopping()
     with kept("it", command(code), stopping):
         end = time.monotonic() + 20
         while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()) and time.monotonic() < end:
@@ -105,9 +105,10 @@ def test_it_ends_with_the_block_even_if_it_does_not_listen(
 def test_its_stdin_ends_when_its_keeper_is_killed() -> None:
     child = "import os, sys; print(os.getpid(), flush=True); sys.stdin.read()"
     code = f"""if True:
-    import sys, threading
+    import sys
+    from fedfleet.edge.stopping import Stopping
     from fedfleet.edge.supervise import keep
-    keep("it", [sys.executable, "-S", "-c", {child!r}], threading.Event())
+    keep("it", [sys.executable, "-S", "-c", {child!r}], Stopping())
     """
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

@@ -6,7 +6,6 @@ import argparse
 import logging
 import signal
 import sys
-import threading
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.guards import ROOT, Watch
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
+from fedfleet.edge.stopping import Stopping
 from fedfleet.edge.supervise import kept
 from fedfleet.wire.bus import Will
 from fedfleet.wire.errors import FedfleetError, StoreError
@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
-    stopping = threading.Event()
+    stopping = Stopping()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     state = _opened(settings, folder, stopping)
@@ -74,7 +74,7 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
         _follow(settings, state, stopping)
 
 
-def _follow(settings: AgentSettings, state: State, stopping: threading.Event) -> None:
+def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
     topics = Topics(settings.fleet)
     will = Will(topics.status(settings.device), birth(state), death(state))
@@ -90,7 +90,7 @@ def _follow(settings: AgentSettings, state: State, stopping: threading.Event) ->
     Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch).run(stopping.is_set)
 
 
-def _opened(settings: AgentSettings, folder: Path, stopping: threading.Event) -> State | None:
+def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:
     """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute."""
     while not stopping.is_set():
         try:

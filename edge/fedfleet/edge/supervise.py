@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from fedfleet.edge.stopping import Stopping
+
 log = logging.getLogger("fedfleet.agent")
 PAUSES = (1.0, 300.0)  # seconds before it is started again: at first, at most
 HELD = 60.0  # seconds after which a life was long enough for the first pause again
@@ -17,7 +19,7 @@ POLL, PATIENCE = 0.5, 5.0
 
 
 @contextmanager
-def kept(name: str, command: Sequence[str], stopping: threading.Event) -> Iterator[None]:
+def kept(name: str, command: Sequence[str], stopping: Stopping) -> Iterator[None]:
     """Keep `command` running under the name `name` until `stopping` is set or the block ends.
 
     Its stdin ends when this process does, however that happens.
@@ -31,7 +33,7 @@ def kept(name: str, command: Sequence[str], stopping: threading.Event) -> Iterat
         thread.join()
 
 
-def keep(name: str, command: Sequence[str], stopping: threading.Event) -> None:
+def keep(name: str, command: Sequence[str], stopping: Stopping) -> None:
     """Run `command` again and again: soon after a failure and later with each, in an hour after exit code 0."""
     pause = PAUSES[0]
     while not stopping.is_set():
@@ -46,7 +48,7 @@ def keep(name: str, command: Sequence[str], stopping: threading.Event) -> None:
         pause = min(2 * pause, PAUSES[1]) if ended else PAUSES[0]
 
 
-def _live(name: str, command: Sequence[str], stopping: threading.Event) -> str:
+def _live(name: str, command: Sequence[str], stopping: Stopping) -> str:
     """One life of the process; how it ended by itself, empty where it had done its work or we have ended it."""
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
