@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 from federations import ALL, DEADLINE, PROGRAM, TOPICS, World, fedavg, weights, world
+from processes import until
 
 from fedfleet.cloud.journal import KEPT, Journal
-from fedfleet.cloud.registry import Version, exported, find, programs_of, promote, versions
+from fedfleet.cloud.registry import exported, find, programs_of, promote, versions
 from fedfleet.cloud.settings import Rounds
 from fedfleet.models.compiled import Compiled, Entry, load
 from fedfleet.wire.errors import SettingsError, StoreError
@@ -136,31 +139,35 @@ def test_what_is_not_there_or_not_kept_is_named(journal: Journal, tmp_path: Path
     assert named(folder) == {}
 
 
-def test_a_name_that_is_given_while_rounds_close_never_names_what_is_gone(journal: Journal, tmp_path: Path) -> None:
-    folder, given = tmp_path / "j", list[Version]()
-    play(journal, 1)
+def test_a_model_that_is_being_removed_gets_no_name(journal: Journal, tmp_path: Path) -> None:
+    """A removal of many models, as of an end that cut off the ones before; a name is asked for in the middle of it."""
+    folder, many = tmp_path / "j", 300
+    for number in range(1, many):
+        journal.open_round(Task(number, Blob.of(PROGRAM), Blob.of(b"model %d" % (number - 1)), Plan()))
+    with closing(sqlite3.connect(folder / "journal.sqlite")) as database:
+        for number in range(1, many):
+            blob = Blob.of(b"model %d" % number).digest
+            (folder / "blobs" / blob).write_bytes(b"model %d" % number)
+            row = (blob, blob, blob, number)
+            database.execute(
+                "UPDATE rounds SET state = 'closed', made = ?, weights = ?, moments = ? WHERE round = ?", row
+            )
+        database.commit()
+    first, said = folder / "blobs" / Blob.of(b"model %d" % (many - KEPT)).digest, list[str]()
 
-    def name_the_oldest() -> None:
-        while len(given) < 25:
-            free = [version for version in versions(folder) if version.kept and not version.names]
-            if not free:
-                continue
-            try:
-                given.append(promote(folder, str(free[0].round), f"n{len(given)}"))
-            except SettingsError as error:
-                assert "not kept any more" in str(error)  # it has gone in between: said so, not named
+    def name_the_last_to_go() -> None:
+        assert until(lambda: not first.exists())
+        try:
+            said.append(str(promote(folder, "1")))
+        except SettingsError as error:
+            said.append(str(error))
 
-    other = Thread(target=name_the_oldest)
+    other = Thread(target=name_the_last_to_go)
     other.start()
-    for number in range(2, 2000):
-        if not other.is_alive():
-            break
-        play(journal, number)
+    play(journal, many)
     other.join()
-    assert len(given) == 25
-    marked = named(folder)
-    assert marked == {f"n{i}": version.round for i, version in enumerate(given)}
-    assert {b"model %d" % number for number in marked.values()} <= held(folder)
+    assert said == ["the weights of model 1 are not kept any more; kept are 298, 299, 300"]
+    assert named(folder) == {}
 
 
 def in_round_3(found: World) -> None:
