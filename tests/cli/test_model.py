@@ -151,7 +151,7 @@ def test_mistakes_end_in_one_line_and_2(here: Path, arguments: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
-    "verb", ["backup", "restore", *(f"model {v}" for v in ["list", "show", "promote", "rollback", "export"])]
+    "verb", ["backup", "restore", "model", *(f"model {v}" for v in ["list", "show", "promote", "rollback", "export"])]
 )
 def test_help_has_examples(verb: str) -> None:
     shown = run(*verb.split(), "--help")

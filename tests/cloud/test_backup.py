@@ -158,9 +158,10 @@ def test_a_backup_beside_a_process_that_closes_round_after_round_is_of_one_momen
         if task is not None:
             assert task.round == found.round + 1
             assert journal.get(task.weights.digest) == b"model %d" % found.round
-            assert [u.delta for u in journal.updates(task.round)] == [
-                b"delta of a", b"delta of b", b"delta of c"
-            ][: len(list(journal.updates(task.round)))]  # fmt: skip
+            deltas = [update.delta for update in journal.updates(task.round)]
+            assert deltas == [b"delta of a", b"delta of b", b"delta of c"][: len(deltas)]
+            journal.count(Update(task.round, "d", 1, "float32", b"delta of d"))
+            assert [update.delta for update in journal.updates(task.round)] == [*deltas, b"delta of d"]
         journal.close()
         shutil.rmtree(tmp_path / "new")
 

@@ -25,6 +25,7 @@ EXAMPLE = "[bold]examples[/bold]\n\nfedfleet model "
 
 app = typer.Typer(
     help="The global models that an aggregator has made: where each comes from, which one is in use.",
+    epilog=f"{EXAMPLE}list state/cloud\n\nfedfleet model promote state/cloud 12",
     no_args_is_help=True,
 )
 

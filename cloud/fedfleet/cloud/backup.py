@@ -16,7 +16,7 @@ import tarfile
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from fedfleet.cloud import schema
 from fedfleet.wire import files
@@ -28,13 +28,6 @@ PIECE = 2**20
 SEAL = re.compile(rb"fedfleet backup 1 ([0-9a-f]{64})\n")
 SEAL_SIZE = len(b"fedfleet backup 1 \n") + 64
 MEMBER = re.compile(r"journal\.sqlite|blobs/[0-9a-f]{64}|updates/\d+|programs/[0-9a-f]{64}/[a-z]+\.(tflite|bin|json)")
-
-
-class Member(NamedTuple):
-    """A file to be taken: its name in the folder, and how much of it; all where `size` is below 0."""
-
-    name: str
-    size: int = -1
 
 
 class Sealed:
@@ -102,45 +95,40 @@ def _pack(state: Path, snapshot: Path, whole: Path) -> Path | None:
     """Write the archive; return what is missing, if a file that `snapshot` names has gone."""
     with ExitStack() as stack:
         handles = []
-        for member in _members(state, snapshot):
+        for name in _names(state, snapshot):
             try:
-                handle = stack.enter_context((state / member.name).open("rb"))
+                handle = stack.enter_context((state / name).open("rb"))
             except FileNotFoundError as error:
                 return Path(error.filename)
-            if (
-                member.name.startswith("blobs/")
-                and hashlib.file_digest(handle, "sha256").hexdigest() != member.name[6:]
-            ):
-                raise StoreError(f"{state / member.name} is damaged; nothing was backed up; restore an older backup")
+            if name.startswith("blobs/") and hashlib.file_digest(handle, "sha256").hexdigest() != name[6:]:
+                raise StoreError(f"{state / name} is damaged; nothing was backed up; restore an older backup")
             handle.seek(0)
-            handles.append((member, handle))
+            handles.append((name, handle))
         file = stack.enter_context(whole.open("wb"))
         sealed = Sealed(file)
         with tarfile.open(fileobj=sealed, mode="w|") as archive:  # type: ignore[call-overload]
             archive.add(snapshot, schema.DATABASE)
-            for member, handle in handles:
-                info = archive.gettarinfo(arcname=member.name, fileobj=handle)
-                info.size = info.size if member.size < 0 else member.size
-                archive.addfile(info, handle)
+            for name, handle in handles:
+                archive.addfile(archive.gettarinfo(arcname=name, fileobj=handle), handle)
         sealed.seal()
     return None
 
 
-def _members(state: Path, snapshot: Path) -> list[Member]:
-    """What belongs to the database `snapshot`, and whatever blobs and programs there are beside."""
+def _names(state: Path, snapshot: Path) -> list[str]:
+    """What belongs to the database `snapshot`, and whatever blobs and programs there are beside.
+
+    Differences that were counted after the snapshot was taken may come along: the next count writes over them.
+    """
     with closing(sqlite3.connect(snapshot)) as database:
         named = {digest for row in database.execute("SELECT weights, moments FROM rounds") for digest in row if digest}
         for (text,) in database.execute("SELECT task FROM rounds WHERE state = 'open'"):
             task = json.loads(text)
             patch = task.get("patch") or {"blob": task["weights"]}
             named |= {task["program"]["digest"], task["weights"]["digest"], patch["blob"]["digest"]}
-        query = (
-            "SELECT round, max(start + size) FROM updates JOIN rounds USING (round) WHERE state = 'open' GROUP BY round"
-        )
-        deltas = [Member(f"updates/{number}", size) for number, size in database.execute(query)]
+        counted = "SELECT DISTINCT round FROM updates JOIN rounds USING (round) WHERE state = 'open'"
+        deltas = [f"updates/{number}" for (number,) in database.execute(counted)]
     there = {path.relative_to(state).as_posix() for path in [*state.glob("blobs/*"), *state.glob("programs/*/*")]}
-    blobs = {name for name in there if MEMBER.fullmatch(name)} | {f"blobs/{digest}" for digest in named}
-    return [*deltas, *map(Member, sorted(blobs))]
+    return [*deltas, *sorted({name for name in there if MEMBER.fullmatch(name)} | {f"blobs/{each}" for each in named})]
 
 
 def _check(file: BinaryIO, path: Path) -> None:
