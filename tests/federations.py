@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.federation import Federation, RoundRecord
+from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
@@ -83,6 +83,7 @@ class World:
     now: float = 0.0
     records: list[RoundRecord] = field(default_factory=list)
     trainers: dict[str, Trainer] = field(default_factory=dict)
+    evaluate: Evaluate | None = None
 
     def __post_init__(self) -> None:
         self.agents: dict[str, tuple[Agent, LoopbackBus]] = {}
@@ -103,9 +104,10 @@ class World:
         """A new aggregator on whatever the journal holds."""
         self.journal = Journal(self.folder / "cloud")
         self.cloud_bus = self.hub.connect()
-        federation = Federation(self.program, weights(), strategy(self.strategy), self.plan, self.rounds, SEED)
+        rule, name = strategy(self.strategy), self.strategy
+        federation = Federation(self.program, weights(), rule, self.plan, self.rounds, SEED, name)
         self.cloud = Aggregator(
-            federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, report=self.records.append
+            federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, self.evaluate, self.records.append
         )
 
     def cloud_dies(self) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.cloud.journal import SCHEMA_VERSION, Journal
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.schema import VERSION
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Plan, Task, Update
 
@@ -111,7 +112,7 @@ def test_a_second_process_is_refused_in_one_line(journal: Journal, tmp_path: Pat
     last = second.stderr.strip().splitlines()[-1]
     assert second.returncode == 1
     assert last.startswith("fedfleet.wire.errors.StoreError: ")
-    assert last.endswith("j/journal.sqlite: database is locked; is another aggregator using this folder?")
+    assert last.endswith("j is in use; is another aggregator using this folder? stop it first")
     assert journal.open_task() == task(1)
     with pytest.raises(StoreError, match="is another aggregator using this folder"):
         Journal(tmp_path / "j")
@@ -126,10 +127,10 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path, mode:
     Journal(tmp_path).close()
     database = sqlite3.connect(tmp_path / "journal.sqlite")
     database.execute(f"PRAGMA journal_mode={mode}")
-    database.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    database.execute(f"PRAGMA user_version={VERSION + 1}")
     database.close()
     before = content(tmp_path)
-    with pytest.raises(StoreError, match=r"journal.sqlite has schema 3, this fedfleet knows 2; use the newer fedfleet"):
+    with pytest.raises(StoreError, match=r"journal.sqlite has schema 4, this fedfleet knows 3; use the newer fedfleet"):
         Journal(tmp_path)
     assert content(tmp_path) == before
 

@@ -16,6 +16,7 @@ from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.evaluate import evaluator
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.registry import programs_of
 from fedfleet.cloud.settings import AggregatorSettings, load_aggregator
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import load
@@ -51,10 +52,12 @@ def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
     rule = strategy(settings.strategy)
-    federation = Federation(compiled.program, compiled.shared, rule, settings.plan, settings.rounds, settings.seed)
+    shared, name = compiled.shared, settings.strategy
+    federation = Federation(compiled.program, shared, rule, settings.plan, settings.rounds, settings.seed, name)
     with ExitStack() as stack:
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
+        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
         stack.callback(bus.close)
         topics = Topics(settings.fleet)

@@ -211,7 +211,7 @@ class Aggregator:
         task = self._open_task()
         if task is None:
             task = self._calling(self._next_task())
-            self._journal.open_round(task)
+            self._journal.open_round(task, self._federation.name)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
         self._last_round = task.round
@@ -274,7 +274,11 @@ class Aggregator:
         self._report(self._scored(record))
 
     def _scored(self, record: RoundRecord) -> RoundRecord:
-        return record if self._evaluate is None else replace(record, scores=self._evaluate(self.weights))
+        if self._evaluate is None:
+            return record
+        scores = self._evaluate(self.weights)
+        self._journal.score(record.round, scores)
+        return replace(record, scores=scores)
 
     def _clear(self, but: Task | None = None) -> None:
         """Take the weights of earlier rounds off the broker, now that a newer task names others."""

@@ -19,9 +19,12 @@ def published(
 ) -> tuple[Blob, Patch | None]:
     """Put into `journal` what devices start `round_` from, and the way there from the weights of the `last` task.
 
-    No way where there is no codec or no last task of this model; then the weights are published as they are.
+    No way where there is no codec or no last task of this model, or where the model was rolled back since then; then
+    the weights are published as they are.
     """
-    if not codec or last is None or last.weights.size != 4 * weights.size:
+    model = journal.model()
+    rolled_back = last is not None and model is not None and model.round > last.round
+    if not codec or last is None or last.weights.size != 4 * weights.size or rolled_back:
         return journal.put(weights.astype("<f4").tobytes()), None
     before = np.frombuffer(journal.get(last.weights.digest), "<f4").astype(np.float32)
     data = shrink(codec, weights - before, round_)

@@ -42,7 +42,10 @@ class RoundRecord:
 
 @dataclass(frozen=True)
 class Federation:
-    """What is to be done: the program, the shared weights to begin with, the strategy and its plan, the rounds."""
+    """What is to be done: the program, the shared weights to begin with, the strategy and its plan, the rounds.
+
+    `name` is the strategy's, for the lineage of what it makes.
+    """
 
     program: bytes
     weights: Weights
@@ -50,6 +53,7 @@ class Federation:
     plan: Plan
     rounds: Rounds
     seed: int = 0
+    name: str = ""
 
 
 def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]:

@@ -1,18 +1,23 @@
 """The aggregator's memory: SQLite in WAL mode beside a folder of blobs named by digest.
 
 An update is in here, synced, before its receipt is sent; a round's result before the next task is published. Opening
-the journal again finds the open round with all it has counted. Of models, the newest KEPT stay on the disk.
+the journal again finds the open round with all it has counted. Of models, the newest KEPT stay on the disk, and those
+that have a name; of the rounds that made them all that is known, for ever.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fedfleet.cloud import schema
 from fedfleet.wire import files
 from fedfleet.wire.chunks import chunk_name
 from fedfleet.wire.errors import StoreError
@@ -20,17 +25,6 @@ from fedfleet.wire.messages import CHUNK, Blob, Task, Update
 from fedfleet.wire.record import build, plain
 
 KEPT = 3
-SCHEMA_VERSION = 2
-SCHEMA = """
-CREATE TABLE rounds (
-    round INTEGER PRIMARY KEY, task TEXT NOT NULL, state TEXT NOT NULL, weights TEXT, moments TEXT
-) STRICT;
-CREATE TABLE updates (
-    round INTEGER NOT NULL, device TEXT NOT NULL, examples INTEGER NOT NULL, codec TEXT NOT NULL,
-    start INTEGER NOT NULL, size INTEGER NOT NULL, delta TEXT NOT NULL, metrics TEXT NOT NULL,
-    PRIMARY KEY (round, device)
-) STRICT;
-"""
 
 
 class Model(NamedTuple):
@@ -42,49 +36,26 @@ class Model(NamedTuple):
 
 
 class Journal:
-    """The aggregator's folder. Not for several processes at once: who opens it first keeps the database locked."""
+    """The aggregator's folder. Not for several processes at once: who opens it first keeps it locked."""
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`, made where it is missing; raises StoreError where it is damaged, newer or in use."""
         self._blobs = folder / "blobs"
         self._updates = folder / "updates"
-        self._path = path = folder / "journal.sqlite"
+        self._path = folder / schema.DATABASE
         try:
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._updates.mkdir(exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=1)
+            self._lock = schema.hold(folder)
         except OSError as error:
             raise StoreError(
                 f"{folder} cannot be made: {error.strerror}; choose a state folder you may write"
             ) from None
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}; choose a state folder you may write") from None
         try:
-            self._open(path)
+            self._db = schema.opened(self._path)
         except StoreError:
-            self._db.close()
+            os.close(self._lock)
             raise
-        except sqlite3.OperationalError as error:
-            self._db.close()
-            raise StoreError(f"{path}: {error}; is another aggregator using this folder?") from None
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise StoreError(f"{path} is damaged: {error}; restore a backup or choose another state folder") from None
-
-    def _open(self, path: Path) -> None:
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version in (0, SCHEMA_VERSION):  # nothing of a newer journal is touched
-            for pragma in ("journal_mode=WAL", "synchronous=FULL"):
-                self._db.execute(f"PRAGMA {pragma}")
-        if version == 0:
-            self._db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
-        elif version != SCHEMA_VERSION:
-            which = "newer" if version > SCHEMA_VERSION else "older"
-            raise StoreError(
-                f"{path} has schema {version}, this fedfleet knows {SCHEMA_VERSION}; use the {which} fedfleet, "
-                "or choose another state folder"
-            )
 
     def put(self, data: bytes) -> Blob:
         """Keep a blob; returns its name."""
@@ -119,10 +90,11 @@ class Journal:
         except OSError as error:
             raise StoreError(f"{self._blobs / blob.digest}: {error.strerror}; restore a backup") from None
 
-    def open_round(self, task: Task) -> None:
-        """Note that `task` is about to be published."""
-        text = json.dumps(plain(task))
-        self._run("INSERT INTO rounds (round, task, state) VALUES (?, ?, 'open')", task.round, text)
+    def open_round(self, task: Task, strategy: str = "") -> None:
+        """Note that `task` is about to be published, by the strategy of that name."""
+        row = (task.round, json.dumps(plain(task)), strategy)
+        columns = "round, task, strategy, state, began"
+        self._run(f"INSERT INTO rounds ({columns}) VALUES (?, ?, ?, 'open', {schema.NOW})", *row)
 
     def count(self, *updates: Update) -> None:
         """Note counted updates of one round; all of them are synced, in one go, when this returns. Raises StoreError.
@@ -141,32 +113,54 @@ class Journal:
             rows.append((round_, update.device, update.examples, update.codec, start, size, digest, metrics))
             start += size
         files.put(self._deltas(round_), rows[0][4], b"".join(update.delta for update in updates))
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise StoreError(f"{self._path}: {error}; free the disk or restore a backup") from None
 
     def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
         """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
-        row = (self.put(weights).digest, self.put(moments).digest, round_)
-        self._run("UPDATE rounds SET state = 'closed', weights = ?, moments = ? WHERE round = ?", *row)
+        made = self.put(weights).digest
+        values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?"
+        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.put(moments).digest, round_)
         self._drop_deltas(round_)
         self._drop_models()
 
     def abandon_round(self, round_: int) -> None:
         """Note that `round_` ended without a quorum; the model stays as it was."""
-        self._run("UPDATE rounds SET state = 'abandoned' WHERE round = ?", round_)
+        self._run(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE round = ?", round_)
         self._drop_deltas(round_)
 
+    def score(self, round_: int, scores: Mapping[str, float]) -> None:
+        """Note how good the model is after `round_`; a score that is no number is noted as none."""
+        finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
+        self._run("UPDATE rounds SET scores = ? WHERE round = ?", json.dumps(finite), round_)
+
+    def roll_back(self, round_: int) -> int:
+        """Let the next round start from the model that `round_` made; returns the number under which that is noted.
+
+        A round that is open is abandoned: its differences are from other weights. Raises StoreError.
+        """
+        rows = self._run("SELECT weights, moments FROM rounds WHERE round = ? AND weights IS NOT NULL", round_)
+        if not rows:
+            raise StoreError(f"the model of round {round_} is not kept; choose one that is, or restore a backup")
+        for digest in rows[0]:
+            self.get(digest)  # whole, or nothing is changed
+        underway, number = self.open_task(), self.last_round() + 1
+        with self._transaction():
+            self._db.execute(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE state = 'open'")
+            copied = "task, weights, moments, made, strategy, scores"
+            self._db.execute(
+                f"INSERT INTO rounds (round, state, began, ended, origin, {copied}) "
+                f"SELECT ?, 'rolled back', {schema.NOW}, {schema.NOW}, round, {copied} FROM rounds WHERE round = ?",
+                (number, round_),
+            )
+        if underway:
+            self._drop_deltas(underway.round)
+        return number
+
     def model(self) -> Model | None:
-        """Return the newest global model, None before the first round has closed."""
-        rows = self._run(
-            "SELECT round, weights, moments FROM rounds WHERE state = 'closed' ORDER BY round DESC LIMIT 1"
-        )
+        """Return the newest global model, or the older one that was gone back to; None before the first."""
+        made = "state IN ('closed', 'rolled back')"
+        rows = self._run(f"SELECT round, weights, moments FROM rounds WHERE {made} ORDER BY round DESC LIMIT 1")
         return Model(*rows[0]) if rows else None
 
     def last_round(self) -> int:
@@ -185,7 +179,8 @@ class Journal:
 
     def ended_task(self) -> Task | None:
         """Return the task of the newest round that has ended, whatever came of it."""
-        return self._task("SELECT task FROM rounds WHERE state != 'open' ORDER BY round DESC LIMIT 1")
+        ended = "state IN ('closed', 'abandoned')"
+        return self._task(f"SELECT task FROM rounds WHERE {ended} ORDER BY round DESC LIMIT 1")
 
     def updates(self, round_: int) -> Iterator[Update]:
         """Yield the updates that `round_` has counted, in the order of device ids."""
@@ -199,6 +194,9 @@ class Journal:
     def close(self) -> None:
         """Let go of the folder."""
         self._db.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _deltas(self, round_: int) -> Path:
         return self._updates / str(round_)
@@ -215,15 +213,34 @@ class Journal:
         files.remove(self._deltas(round_))
 
     def _drop_models(self) -> None:
-        """Remove what older rounds name and no other needs; a round forgets its names last, in case we are cut off."""
-        query = "SELECT round, task, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC"
-        rows, underway = self._run(query), self.open_task()
-        needed = {digest for _, _, *made in rows[:KEPT] for digest in made}
-        needed |= {underway.program.digest, *_named(underway)} if underway else set()
-        for number, text, *made in rows[KEPT:]:
-            for digest in {*_named(build(Task, json.loads(text), strict=False)), *made} - needed:
-                files.remove(self._blobs / digest)
-            self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
+        """Remove what older rounds name and no other needs; a round forgets its names last, in case we are cut off.
+
+        In one transaction, so that no other process gives a name to a model while it is removed.
+        """
+        with self._transaction():
+            query = "SELECT round, task, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC"
+            rows, underway = self._run(query), self.open_task()
+            named = {number for (number,) in self._run("SELECT round FROM marks")}
+            kept = [row for i, row in enumerate(rows) if i < KEPT or row[0] in named]
+            needed = {digest for _, _, *made in kept for digest in made}
+            needed |= {underway.program.digest, *_named(underway)} if underway else set()
+            for number, text, *made in (row for row in rows if row not in kept):
+                for digest in {*_named(build(Task, json.loads(text), strict=False)), *made} - needed:
+                    files.remove(self._blobs / digest)
+                self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All that is done inside, synced when this ends, or none of it. Raises StoreError."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}; free the disk or restore a backup") from None
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def _task(self, query: str) -> Task | None:
         rows = self._run(query)

@@ -193,7 +193,7 @@ def _federate(
 
     rounds = replace(wanted.rounds, devices=wanted.devices)
     plan = strategy(wanted.strategy)
-    federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed)
+    federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed, wanted.strategy)
     journal = Journal(stage.folder / "cloud")
     try:
         aggregator = Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, time.monotonic, scorer, ended)

@@ -1,0 +1,129 @@
+"""`fedfleet model`: the global models that an aggregator has made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fedfleet.cloud import registry
+from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.registry import Version
+from fedfleet.wire.errors import StoreError
+
+State = Annotated[Path, typer.Argument(help="The aggregator's state folder.")]
+Which = Annotated[str, typer.Argument(help="A round, or a name that was given.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+EXAMPLE = "[bold]examples[/bold]\n\nfedfleet model "
+
+app = typer.Typer(
+    help="The global models that an aggregator has made: where each comes from, which one is in use.",
+    epilog=f"{EXAMPLE}list state/cloud\n\nfedfleet model promote state/cloud 12",
+    no_args_is_help=True,
+)
+
+
+@app.command("list", epilog=f"{EXAMPLE}list state/cloud\n\nfedfleet model list state/cloud --json > models.json")
+def listed(state: State, as_json: AsJson = False) -> None:
+    """List all models, oldest first; also while the aggregator runs."""
+    found = registry.versions(state)
+    if as_json:
+        _print([facts(version) for version in found])
+        return
+    table = Table(box=box.ROUNDED, border_style="dim")
+    for title in ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names"):
+        table.add_column(title, overflow="fold")
+    for version in found:
+        made = f"{version.round}" if version.origin is None else f"{version.round} = {version.origin}"
+        weights = version.weights[:12] + ("" if version.kept else " (not kept)")
+        devices, examples = len(version.contributors), version.examples
+        cells = (made, version.ended, devices, f"{examples:,}", scores(version), weights, ", ".join(version.names))
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    Console().print(table)
+
+
+@app.command(epilog=f"{EXAMPLE}show state/cloud 12\n\nfedfleet model show state/cloud promoted --json")
+def show(state: State, which: Which, as_json: AsJson = False) -> None:
+    """Show one model's lineage: plan, strategy, contributors and their examples, digests, metrics, times."""
+    found = facts(registry.find(registry.versions(state), which))
+    if as_json:
+        _print(found)
+        return
+    table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in found.items():
+        table.add_row(name, Text(_said(value)))
+    Console().print(table)
+
+
+@app.command(epilog=f"{EXAMPLE}promote state/cloud 12\n\nfedfleet model promote state/cloud 12 --name plant-3")
+def promote(
+    state: State,
+    which: Which,
+    name: Annotated[str, typer.Option(help="The name that it gets.")] = registry.PROMOTED,
+    force: Annotated[bool, typer.Option("--force", help="Also where it is worse, or has no metric.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give a model a name, by which it is kept; refused where it is worse than the one that has the name now."""
+    found = registry.promote(state, which, name, force=force)
+    _print(facts(found)) if as_json else print(f"{name}: model {found.round}, {scores(found)}")
+
+
+@app.command(epilog=f"{EXAMPLE}rollback state/cloud 12\n\nfedfleet model rollback state/cloud promoted")
+def rollback(state: State, which: Which, as_json: AsJson = False) -> None:
+    """Go back to an older model: the next round starts from its weights, bit for bit. Stop the aggregator first."""
+    origin = registry.find(registry.versions(state), which)
+    journal = Journal(state)
+    try:
+        number = journal.roll_back(origin.round)
+    finally:
+        journal.close()
+    found = registry.find(registry.versions(state), str(number))
+    said = f"model {number} is model {origin.round} again; the aggregator goes on from it at its next start"
+    _print(facts(found)) if as_json else print(said)
+
+
+@app.command(epilog=f"{EXAMPLE}export state/cloud promoted --out build/promoted")
+def export(
+    state: State,
+    which: Which,
+    out: Annotated[Path, typer.Option(help="Folder for program.tflite, weights.bin and program.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Write the program folder of a model, as `fedfleet compile` does, with the model's weights to start from."""
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is no folder; choose another one")
+    found = registry.find(registry.versions(state), which)
+    registry.exported(state, found).save(out)
+    _print({**facts(found), "out": str(out)}) if as_json else print(f"exported: model {found.round} is in {out}")
+
+
+def facts(version: Version) -> dict[str, Any]:
+    """Return what `--json` prints of a model."""
+    return {**asdict(version), "examples": version.examples}
+
+
+def scores(version: Version) -> str:
+    """Return a model's metrics in a line."""
+    known = {name: value for name, value in version.scores.items() if value is not None}
+    return ", ".join(f"{name} {value:.4f}" for name, value in known.items()) or "no metrics"
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {each}" for name, each in value.items()) or "-"
+    if isinstance(value, tuple):
+        return ", ".join(value) or "-"
+    return "-" if value in (None, "") else str(value)
+
+
+def _print(found: Any) -> None:
+    print(json.dumps(found, indent=1))

@@ -1,0 +1,127 @@
+"""The journal's database: its schema as steps from version to version, the one writer's lock, and readers beside it.
+
+One aggregator holds the folder, by a lock on the file `lock` that ends with its process. The database itself is open
+to others: in WAL mode they read what was last committed and wait for nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from fedfleet.wire import files
+from fedfleet.wire.errors import StoreError
+
+DATABASE = "journal.sqlite"
+VERSION = 3
+PATIENCE = 10.0  # seconds for which a write waits for that of another process
+NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
+ROUNDS = """
+CREATE TABLE rounds (
+    round INTEGER PRIMARY KEY, task TEXT NOT NULL, state TEXT NOT NULL, weights TEXT, moments TEXT
+) STRICT;
+CREATE TABLE updates (
+    round INTEGER NOT NULL, device TEXT NOT NULL, examples INTEGER NOT NULL, codec TEXT NOT NULL,
+    start INTEGER NOT NULL, size INTEGER NOT NULL, delta TEXT NOT NULL, metrics TEXT NOT NULL,
+    PRIMARY KEY (round, device)
+) STRICT;
+"""
+LINEAGE = """
+ALTER TABLE rounds ADD COLUMN made TEXT;
+ALTER TABLE rounds ADD COLUMN strategy TEXT NOT NULL DEFAULT '';
+ALTER TABLE rounds ADD COLUMN scores TEXT NOT NULL DEFAULT '{}';
+ALTER TABLE rounds ADD COLUMN began TEXT NOT NULL DEFAULT '';
+ALTER TABLE rounds ADD COLUMN ended TEXT NOT NULL DEFAULT '';
+ALTER TABLE rounds ADD COLUMN origin INTEGER;
+UPDATE rounds SET made = weights;
+CREATE TABLE marks (name TEXT PRIMARY KEY, round INTEGER NOT NULL, since TEXT NOT NULL) STRICT;
+"""
+STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE)}
+"""From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
+
+
+def hold(folder: Path) -> int:
+    """Lock `folder` for this process; returns the file descriptor that holds it. Raises StoreError, OSError."""
+    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise StoreError(f"{folder} is in use; is another aggregator using this folder? stop it first") from None
+    return handle
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """Open the database for its one writer, made where it is missing, brought to VERSION. Raises StoreError."""
+    try:
+        found = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}; choose a state folder you may write") from None
+    try:
+        _bring_up(found, path)
+    except StoreError:
+        found.close()
+        raise
+    except sqlite3.OperationalError as error:
+        found.close()
+        raise StoreError(f"{path}: {error}; is another aggregator using this folder?") from None
+    except sqlite3.DatabaseError as error:
+        found.close()
+        raise StoreError(f"{path} is damaged: {error}; restore a backup or choose another state folder") from None
+    return found
+
+
+@contextmanager
+def beside(folder: Path, *, writes: bool = False, oldest: int = VERSION) -> Iterator[sqlite3.Connection]:
+    """Yield the database of `folder`, which an aggregator may be using; one of a version below `oldest` is refused.
+
+    With `writes` all that is done stands in one transaction. Raises StoreError, also for what SQLite says meanwhile.
+    """
+    path = folder / DATABASE
+    if not path.is_file():
+        raise StoreError(f"{path}: no such journal; name the state folder of an aggregator")
+    try:
+        uri = f"{path.absolute().as_uri()}?mode={'rw' if writes else 'ro'}"
+        with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=PATIENCE)) as found:
+            (version,) = found.execute("PRAGMA user_version").fetchone()
+            if not oldest <= version <= VERSION:
+                how = "start its aggregator once" if version < oldest else "use the newer fedfleet"
+                raise StoreError(f"{path} has schema {version}, this fedfleet knows {VERSION}; {how}")
+            found.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
+            yield found
+            found.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {error}; see that you may write beside it and no older fedfleet uses it") from None
+
+
+def copy(database: sqlite3.Connection, path: Path) -> None:
+    """Write all that was committed to `database` into a file of its own. Raises StoreError, sqlite3.Error."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    files.remove(temporary)
+    with closing(sqlite3.connect(temporary)) as target:
+        database.backup(target)
+    files.settle(temporary, path)
+
+
+def _bring_up(database: sqlite3.Connection, path: Path) -> None:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version != VERSION and version not in STEPS:  # nothing of a newer journal is touched
+        which = "newer" if version > VERSION else "older"
+        raise StoreError(
+            f"{path} has schema {version}, this fedfleet knows {VERSION}; use the {which} fedfleet, "
+            "or choose another state folder"
+        )
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        database.execute(f"PRAGMA {pragma}")
+    if 0 < version < VERSION:
+        copy(database, path.with_name(f"{path.name}.v{version}"))
+    script = ""
+    while version != VERSION:
+        version, step = STEPS[version]
+        script += step
+    if script:
+        database.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version={VERSION}; COMMIT;")
