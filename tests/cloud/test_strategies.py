@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -127,3 +130,13 @@ def test_numbers_that_are_none_are_refused(name: str, reason: str) -> None:
     with pytest.raises(SettingsError) as caught:
         strategy(name)
     assert reason in str(caught.value)
+
+
+def test_the_docs_have_a_line_for_each_with_its_rate_and_its_form() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
+    written = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", page, re.M)
+    rates = [(name, f"{made.rate:g}") for name, made in ALGORITHMS.items()]
+    assert written[: len(rates)] == rates
+    assert [form for form, _ in written[len(rates) :]] == [form for form, _ in RULES.values()]
+    (examples,) = re.findall(r"^```\n(.*)\n```$", page, re.M)
+    assert len([strategy(name) for name in examples.split()]) == 6
