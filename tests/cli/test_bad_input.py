@@ -74,6 +74,7 @@ SIMULATE = {
     "turbofan that is not there": (["--data", "turbofan:none"], "none"),
     "unknown split": (["--split", "fair"], "write iid, dirichlet:ALPHA or natural"),
     "unknown strategy": (["--strategy", "fedmagic"], "known: fedavg, fedavgm, fedprox"),
+    "strategy without its number": (["--strategy", "krum"], "strategy 'krum': write it as krum:BAD"),
     "unknown engine": (["--engine", "smoke"], "known: mqtt, loopback"),
     "no broker": (["--broker", "127.0.0.1:9"], "no broker at 127.0.0.1:9: Connection refused; start one"),
     "rate of nothing": (["--learning-rate", "0"], "learning_rate must be above 0"),

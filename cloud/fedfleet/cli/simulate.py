@@ -36,7 +36,9 @@ def simulate(
         str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
     ] = "digits",
     split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
-    strategy: Annotated[str, typer.Option(help="fedavg | fedavgm | fedprox")] = "fedavg",
+    strategy: Annotated[
+        str, typer.Option(help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm and the like.")
+    ] = "fedavg",
     engine: Annotated[str, typer.Option(help="mqtt: processes over a broker; loopback: all in this process.")] = "mqtt",
     broker: Annotated[
         str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")

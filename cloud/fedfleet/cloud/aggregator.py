@@ -232,7 +232,7 @@ class Aggregator:
     def _calling(self, task: Task) -> Task:
         """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
         present = self.presence.devices
-        wanted = min(self._federation.rounds.quorum, len(present))
+        wanted = min(self._federation.quorum, len(present))
         numbered = (replace(task, round=number) for number in range(task.round, task.round + PASSED_OVER))
         return next((found for found in numbered if sum(map(found.calls, present)) >= wanted), task)
 
@@ -249,7 +249,7 @@ class Aggregator:
     def _resume(self, task: Task) -> Round:
         """Return the round of `task` with whatever the journal has counted for it."""
         aggregate = self._federation.strategy.aggregate(self.weights.size)
-        found = Round(task, self.weights.size, aggregate, self._federation.rounds.quorum, ())
+        found = Round(task, self.weights.size, aggregate, self._federation.quorum, ())
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):

@@ -10,8 +10,9 @@ import numpy as np
 
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rounds import Round, Verdict
+from fedfleet.cloud.servers import Moments
 from fedfleet.cloud.settings import Rounds
-from fedfleet.cloud.strategies import Moments, Strategy
+from fedfleet.cloud.strategies import Strategy
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Plan, Update
@@ -55,12 +56,17 @@ class Federation:
     seed: int = 0
     name: str = ""
 
+    @property
+    def quorum(self) -> int:
+        """How many devices must report: what the rounds ask for, or what the strategy's rule takes."""
+        return max(self.rounds.quorum, self.strategy.least)
+
 
 def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]:
     """Return the newest model in `journal`, or what the federation begins with; raises StoreError for another's."""
     model = journal.model()
     size = federation.weights.size
-    empty = np.zeros((federation.strategy.server.moments, size))
+    empty = federation.strategy.server.moments(size)
     if model is None:
         return federation.weights, empty
     weights = np.frombuffer(journal.get(model.weights), "<f4").astype(np.float32)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from fedfleet.cloud.sums import Aggregate
 from fedfleet.wire.codecs import grow
-from fedfleet.wire.errors import FedfleetError
+from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.messages import Receipt, Task, Update, seen
 
 
@@ -57,7 +57,10 @@ class Round:
         self._waiting.discard(device)
 
     def take(self, update: Update) -> Receipt:
-        """Fold `update` in if it may count; the same update again is `counted` without being folded twice."""
+        """Fold `update` in if it may count; the same update again is `counted` without being folded twice.
+
+        Raises StoreError where there is no room for it.
+        """
         if update.round != self.task.round:
             return self._refuse(update, f"round {update.round} is over, the task is round {self.task.round}")
         if not self.task.calls(update.device):
@@ -66,6 +69,8 @@ class Round:
             return Receipt(update.round, "counted")
         try:
             self.aggregate.add(grow(update.codec, update.delta, self._parameters), update.examples)
+        except StoreError:
+            raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:
             self.decline(update.device, str(error))
             return self._refuse(update, str(error))

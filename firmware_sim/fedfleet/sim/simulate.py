@@ -110,7 +110,7 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
-    strategy(wanted.strategy)
+    least = strategy(wanted.strategy).least
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
@@ -119,6 +119,8 @@ def check(wanted: Simulation) -> None:
         raise SettingsError("devices must be 1 to 1000: each is a process of its own")
     if wanted.rounds.quorum > wanted.devices:
         raise SettingsError(f"a quorum of {wanted.rounds.quorum} cannot be reached by {wanted.devices} devices")
+    if least > wanted.devices:
+        raise SettingsError(f"{wanted.strategy} takes at least {least} devices, not {wanted.devices}: it has to choose")
 
 
 def _play(wanted: Simulation, stage: Stage) -> None:
