@@ -17,7 +17,6 @@ import argparse
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,7 +34,7 @@ from fedfleet.cloud.federation import Federation
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
-from fedfleet.sim.brokers import mosquitto
+from fedfleet.sim.brokers import free_port, listening, mosquitto
 from fedfleet.sim.links import Link
 from fedfleet.wire.messages import CHUNK, Blob, Plan
 from fedfleet.wire.mqtt import MqttBus
@@ -55,9 +54,7 @@ class Mosquitto:
     """A broker that remembers nothing and takes packets of at most 100,000 bytes; can be killed."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.broker = Broker(port=probe.getsockname()[1], keepalive=10)
+        self.broker = Broker(port=free_port(), keepalive=10)
         self._folder = folder
         settings = "persistence false\nmax_packet_size 100000\nmax_queued_messages 0\nallow_anonymous true\n"
         (folder / "mosquitto.conf").write_text(f"listener {self.broker.port} 127.0.0.1\n{settings}")
@@ -68,16 +65,12 @@ class Mosquitto:
         command = [mosquitto() or "mosquitto", "-c", str(self._folder / "mosquitto.conf")]
         with (self._folder / "mosquitto.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        watch.until(self._listens, "mosquitto listens")
+        listening(self.broker, self._process, self._folder / "mosquitto.log")
 
     def kill(self) -> None:
         """End it as a crash does."""
         self._process.kill()
         self._process.wait()
-
-    def _listens(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex((self.broker.host, self.broker.port)) == 0
 
 
 @contextmanager

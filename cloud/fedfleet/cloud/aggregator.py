@@ -21,7 +21,7 @@ from fedfleet.wire import frames
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Part, Want, join, open_offer, open_part
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Blob, Receipt, Status, Task, Update, decode, encode
+from fedfleet.wire.messages import Receipt, Status, Task, Update, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -62,7 +62,7 @@ class Aggregator:
         self._bytes_up = 0
         self._whole: list[Update] = []
         ended = journal.ended_task()
-        self._superseded = _moving(ended) if ended else []
+        self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
         self._inbox = self._empty()
         self._outbox = Outbox(bus, topics, journal, clock)
@@ -217,7 +217,7 @@ class Aggregator:
         self._last_round = task.round
         self._bytes_up = 0
         self._inbox = self._empty()
-        for blob in _moving(task):
+        for blob in task.moving:
             self._outbox.put(blob)
         self._outbox.say(self._topics.task, encode(task))
         self._clear(but=task)
@@ -243,7 +243,7 @@ class Aggregator:
             return task
         log.warning("round %d abandoned: a newer task, or another program, has taken its place", task.round)
         self._journal.abandon_round(task.round)
-        self._superseded += _moving(task)
+        self._superseded += task.moving
         return None
 
     def _resume(self, task: Task) -> Round:
@@ -265,7 +265,7 @@ class Aggregator:
         else:
             log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
             self._journal.abandon_round(round_.task.round)
-        self._superseded += _moving(round_.task)
+        self._superseded += round_.task.moving
         self._round = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
         record = recorded(round_, verdict, seconds, self._bytes_up, self.weights)
@@ -282,13 +282,8 @@ class Aggregator:
 
     def _clear(self, but: Task | None = None) -> None:
         """Take the weights of earlier rounds off the broker, now that a newer task names others."""
-        needed = _moving(but) if but else []
+        needed = but.moving if but else ()
         for blob in self._superseded:
             if blob not in needed:
                 self._outbox.drop(blob)
         self._superseded.clear()
-
-
-def _moving(task: Task) -> list[Blob]:
-    """What a task names that the next one does not."""
-    return [task.weights, *([task.patch.blob] if task.patch else [])]

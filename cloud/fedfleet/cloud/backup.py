@@ -21,6 +21,8 @@ from typing import BinaryIO
 from fedfleet.cloud import schema
 from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
+from fedfleet.wire.messages import Task
+from fedfleet.wire.record import build
 
 OLDEST = 2  # of schemas that can be backed up
 TRIES = 20
@@ -122,9 +124,8 @@ def _names(state: Path, snapshot: Path) -> list[str]:
     with closing(sqlite3.connect(snapshot)) as database:
         named = {digest for row in database.execute("SELECT weights, moments FROM rounds") for digest in row if digest}
         for (text,) in database.execute("SELECT task FROM rounds WHERE state = 'open'"):
-            task = json.loads(text)
-            patch = task.get("patch") or {"blob": task["weights"]}
-            named |= {task["program"]["digest"], task["weights"]["digest"], patch["blob"]["digest"]}
+            task = build(Task, json.loads(text), strict=False)
+            named |= {blob.digest for blob in (task.program, *task.moving)}
         counted = "SELECT DISTINCT round FROM updates JOIN rounds USING (round) WHERE state = 'open'"
         deltas = [f"updates/{number}" for (number,) in database.execute(counted)]
     there = {path.relative_to(state).as_posix() for path in [*state.glob("blobs/*"), *state.glob("programs/*/*")]}

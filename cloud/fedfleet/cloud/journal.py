@@ -223,9 +223,10 @@ class Journal:
             named = {number for (number,) in self._run("SELECT round FROM marks")}
             kept = [row for i, row in enumerate(rows) if i < KEPT or row[0] in named]
             needed = {digest for _, _, *made in kept for digest in made}
-            needed |= {underway.program.digest, *_named(underway)} if underway else set()
+            needed |= {blob.digest for blob in (underway.program, *underway.moving)} if underway else set()
             for number, text, *made in (row for row in rows if row not in kept):
-                for digest in {*_named(build(Task, json.loads(text), strict=False)), *made} - needed:
+                moved = {blob.digest for blob in build(Task, json.loads(text), strict=False).moving}
+                for digest in {*moved, *made} - needed:
                     files.remove(self._blobs / digest)
                 self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
 
@@ -252,8 +253,3 @@ class Journal:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}; free the disk or restore a backup") from None
-
-
-def _named(task: Task) -> list[str]:
-    """The blobs that a task names beside its program."""
-    return [task.weights.digest, *([task.patch.blob.digest] if task.patch else [])]

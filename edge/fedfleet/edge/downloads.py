@@ -9,7 +9,6 @@ that are not what the manifest says are asked for. Chunks that other blobs on th
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,8 +85,7 @@ class Download:
     def finish(self) -> None:
         """Check the whole and give it its name, synced; raises FrameError, and begins anew, where it is another."""
         try:
-            with self._path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = files.digest(self._path)
         except OSError as error:
             raise _trouble(self._path, error) from None
         if digest != self.blob.digest:

@@ -12,7 +12,6 @@ state/
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -92,7 +91,7 @@ class State:
     def verify(self, blob: Blob) -> bool:
         """Whether the blob on disk still is what its name says; one that is not is removed, to be fetched anew."""
         path = self.blob(blob)
-        good = path is not None and _digest(path) == blob.digest
+        good = path is not None and files.digest(path) == blob.digest
         if path is not None and not good:
             files.remove(path)
         return good
@@ -115,8 +114,3 @@ class State:
     def _remember(self, memory: Memory) -> None:
         self._memory = memory  # known at once: where the disk refuses, the worst is that a start does the round again
         files.write(self.folder / "memory.json", json.dumps(plain(memory)).encode())
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

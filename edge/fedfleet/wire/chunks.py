@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 
 from fedfleet.wire import frames
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import CHUNK, MAX_METRICS, MAX_ROUND, Blob, Update, open_header
+from fedfleet.wire.messages import CHUNK, MAX_ROUND, Blob, Update, open_header, require_report
 from fedfleet.wire.record import Mismatch, require
 from fedfleet.wire.topics import CHUNK_NAME, DIGEST
 
@@ -30,10 +30,7 @@ class Offer:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
-        require(0 < self.examples <= MAX_ROUND, "examples must be above 0")
-        require(len(self.metrics) <= MAX_METRICS, f"more than {MAX_METRICS} metrics")
-        require(all(len(key) <= 32 for key in self.metrics), "a metric's name is too long")
+        require_report(self.round, self.examples, self.metrics)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -120,6 +121,11 @@ class Task:
         require(0 <= self.seed <= MAX_ROUND, "seed must not be negative")
         require(self.deadline > 0, "deadline must be above 0")
 
+    @property
+    def moving(self) -> tuple[Blob, ...]:
+        """What the task names that the next one does not: its weights, and the patch to them."""
+        return (self.weights, self.patch.blob) if self.patch else (self.weights,)
+
     def calls(self, device: str) -> bool:
         """Whether `device` takes part: each device decides alone, so there is no check-in."""
         return draw("call", self.round, device) < self.share
@@ -140,11 +146,16 @@ class Update:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
-        require(0 < self.examples <= MAX_ROUND, "examples must be above 0")
-        require(len(self.metrics) <= MAX_METRICS, f"more than {MAX_METRICS} metrics")
-        require(all(len(key) <= 32 for key in self.metrics), "a metric's name is too long")
+        require_report(self.round, self.examples, self.metrics)
         require(0 < len(self.delta) <= MAX_BLOB, f"a delta must have 1 to {MAX_BLOB} bytes")
+
+
+def require_report(round_: int, examples: int, metrics: Mapping[str, float]) -> None:
+    """Raise Mismatch unless a device may say so of an update, whether it offers it or sends it."""
+    require(1 <= round_ <= MAX_ROUND, "round must be at least 1")
+    require(0 < examples <= MAX_ROUND, "examples must be above 0")
+    require(len(metrics) <= MAX_METRICS, f"more than {MAX_METRICS} metrics")
+    require(all(len(key) <= 32 for key in metrics), "a metric's name is too long")
 
 
 @dataclass(frozen=True)
