@@ -19,7 +19,7 @@ from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.wire import frames
 from fedfleet.wire.bus import Bus, Delivery
-from fedfleet.wire.chunks import Part, Want, join, open_offer, open_part
+from fedfleet.wire.chunks import Part, Want, open_offer, open_part
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Receipt, Status, Task, Update, decode, encode
 from fedfleet.wire.topics import Topics
@@ -190,10 +190,10 @@ class Aggregator:
                 self._whole.append(update)
             return None
         offered = open_offer(payload)
-        if offered.round != round_.task.round or device in round_.counted:
-            return round_.take(join(device, offered, b"\0"))
-        self._inbox.offer(device, offered)
-        return None
+        receipt = round_.foresee(device, offered.round)
+        if receipt is None:
+            self._inbox.offer(device, offered)
+        return receipt
 
     def _count(self, round_: Round) -> None:
         """Fold in what has come whole, and note it in the journal, all at once; only then are the receipts sent."""

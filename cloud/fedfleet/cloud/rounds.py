@@ -61,24 +61,28 @@ class Round:
 
         Raises StoreError where there is no room for it.
         """
-        if update.round != self.task.round:
-            return self._refuse(update, f"round {update.round} is over, the task is round {self.task.round}")
-        if not self.task.calls(update.device):
-            return self._refuse(update, "the task does not call this device")
-        if update.device in self.counted:
-            return Receipt(update.round, "counted")
+        if (receipt := self.foresee(update.device, update.round)) is not None:
+            return receipt
         try:
             self.aggregate.add(grow(update.codec, update.delta, self._parameters), update.examples)
         except StoreError:
             raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:
             self.decline(update.device, str(error))
-            return self._refuse(update, str(error))
+            return _refused(update.round, str(error))
         self.called.add(update.device)
         self.counted[update.device] = update
         self._waiting.discard(update.device)
         self.declined.pop(update.device, None)
         return Receipt(update.round, "counted")
+
+    def foresee(self, device: str, number: int) -> Receipt | None:
+        """Return what is to be said of an update of round `number` whatever is in it; None where that decides."""
+        if number != self.task.round:
+            return _refused(number, f"round {number} is over, the task is round {self.task.round}")
+        if not self.task.calls(device):
+            return _refused(number, "the task does not call this device")
+        return Receipt(number, "counted") if device in self.counted else None
 
     def verdict(self, elapsed: float) -> Verdict:
         """Whether the round is over, `elapsed` seconds after its task was published."""
@@ -106,5 +110,6 @@ class Round:
     def _first(self) -> str:
         return ": ".join(min(self.declined.items()))
 
-    def _refuse(self, update: Update, reason: str) -> Receipt:
-        return Receipt(update.round, "refused", reason=seen(reason))
+
+def _refused(number: int, reason: str) -> Receipt:
+    return Receipt(number, "refused", reason=seen(reason))
