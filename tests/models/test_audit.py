@@ -27,7 +27,7 @@ def test_the_report_says_what_was_found(pair: tuple[Any, Compiled]) -> None:
     report = audit.audit(*pair)
     assert (report.shared, report.local, report.frozen) == (43, 0, 0)
     assert report.program_bytes == len(pair[1].program)
-    assert 0 <= report.difference < 1e-5
+    assert 0 <= report.difference < 1e-4
     assert 0 < report.step_ms < 1000
     assert report.ops["BATCH_MATMUL"] >= 5
     assert not {name for name in report.ops if "FLEX" in name.upper() or name == "CUSTOM"}

@@ -87,8 +87,8 @@ def test_levels_and_scales_lie_once_in_the_file(both: tuple[Compiled, Compiled],
 def test_the_program_is_held_against_the_rounded_model(both: tuple[Compiled, Compiled], net: Any, run: Any) -> None:
     small = both[1]
     before = [np.asarray(w) for w in net.weights]
-    assert audit.audit(net, small).difference < 1e-5
-    assert audit.audit(net, both[0]).difference < 1e-5
+    assert audit.audit(net, small).difference < 1e-4
+    assert audit.audit(net, both[0]).difference < 1e-4
     with pytest.raises(ModelError, match="differs from Keras"):
         audit.audit(net, replace(small, frozen="float32"))
     with rounded(net, "int8"):

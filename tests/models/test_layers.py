@@ -147,4 +147,4 @@ def test_a_pair_of_image_layers(first: str, second: str, stack: Any) -> None:
     model.add(layers.Flatten())
     model.add(layers.Dense(2))
     # gradients of some pairs are so large that three steps would magnify the last bit
-    assert audit.audit(model, compiler.compile(model, SQUARE, batch=3)).difference < 1e-5
+    assert audit.audit(model, compiler.compile(model, SQUARE, batch=3)).difference < 1e-4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -106,3 +107,12 @@ def test_nothing_of_it_is_left(echo: Broker) -> None:
         end.sendall(b"word")
     assert "link" not in {thread.name for thread in threading.enumerate()}
     end.close()
+
+
+def test_nothing_is_left_of_those_who_are_only_now_connecting(echo: Broker) -> None:
+    for _ in range(10):
+        with Link(echo) as link:
+            ends = [through(link) for _ in range(20)]
+        for end in ends:
+            end.close()
+    gc.collect()  # a task that outlives its loop warns here, which is an error

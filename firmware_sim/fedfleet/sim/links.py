@@ -37,7 +37,6 @@ class Link:
         self._chance = random.Random(seed)
         self._whole = True
         self._writers: set[asyncio.StreamWriter] = set()
-        self._relays: set[asyncio.Task[None] | None] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="link", daemon=True)
 
@@ -71,9 +70,12 @@ class Link:
             writer.transport.abort()
 
     async def _close(self) -> None:
+        """End every relay, those too that are only now connecting: what is left behind outlives the loop."""
         self._server.close()
-        if relays := {task for task in self._relays if task}:
-            await asyncio.wait(relays, timeout=START / 2)
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._whole:
@@ -85,14 +87,13 @@ class Link:
             writer.transport.abort()
             return
         self._writers |= {writer, far}
-        self._relays.add(asyncio.current_task())
         try:
-            await asyncio.gather(self._pass(reader, far, "up"), self._pass(far_reader, writer, "down"))
+            if self._whole:  # it may have been cut while the far end was being reached
+                await asyncio.gather(self._pass(reader, far, "up"), self._pass(far_reader, writer, "down"))
         finally:
             for end in (writer, far):
                 self._writers.discard(end)
                 end.transport.abort()
-            self._relays.discard(asyncio.current_task())
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
         """Pass on what is read, on its way down each piece `delay` after it came, until either end is gone."""
