@@ -12,16 +12,15 @@ from dataclasses import replace
 
 from fedfleet.cloud.downlink import published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
-from fedfleet.cloud.inbox import Inbox
+from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
-from fedfleet.wire import frames
 from fedfleet.wire.bus import Bus, Delivery
-from fedfleet.wire.chunks import Part, Want, open_offer, open_part
+from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Receipt, Status, Task, Update, decode, encode
+from fedfleet.wire.messages import Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -59,12 +58,10 @@ class Aggregator:
         self._program = journal.put(federation.program)
         self._round: Round | None = None
         self._began = clock()
-        self._bytes_up = 0
-        self._whole: list[Update] = []
+        self._intake: Intake | None = None
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
-        self._inbox = self._empty()
         self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
         # is known before the first device is.
@@ -77,10 +74,8 @@ class Aggregator:
         """Handle what arrives within `timeout` seconds; end the round, and begin the next one, when it is time."""
         for delivery in self._bus.deliveries(timeout if self._outbox.idle else min(timeout, HASTE)):
             self._handle(delivery)
-        if self._round is not None:
-            self._count(self._round)
-        for device, receipt in self._inbox.requests():
-            self._bus.publish(self._topics.receipt(device), encode(receipt))
+        if self._intake is not None:
+            self._intake.step()
         self._outbox.step()
         if self.done:
             return
@@ -140,9 +135,8 @@ class Aggregator:
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
             elif delivery.topic.endswith("/want"):
                 self._outbox.repeat(decode(Want, delivery.payload).names)
-            else:
-                self._bytes_up += len(delivery.topic) + len(delivery.payload)
-                self._take_frame(self._topics.device(delivery.topic), delivery.payload)
+            elif self._intake is not None:
+                self._intake.take(self._topics.device(delivery.topic), delivery)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
 
@@ -169,44 +163,6 @@ class Aggregator:
         else:
             round_.lose(device)
 
-    def _take_frame(self, device: str, payload: bytes) -> None:
-        if self._round is None:
-            return
-        try:
-            answer = self._answer(self._round, device, payload)
-        except FrameError as error:
-            log.warning("refused an update of %s: %s", device, error)
-            answer = self._inbox.refusal(device, payload, str(error))
-            if answer is not None and answer.round == self._round.task.round:
-                self._round.decline(device, str(error))  # the receipt has it drop the update
-        if answer is not None:
-            self._bus.publish(self._topics.receipt(device), encode(answer))
-
-    def _answer(self, round_: Round, device: str, payload: bytes) -> Receipt | None:
-        """Return what is to be said at once to an offer or a part; raises FrameError."""
-        if frames.unpack(payload)[0].get("kind") == Part.__name__.lower():
-            update = self._inbox.part(device, *open_part(payload))
-            if update is not None:
-                self._whole.append(update)
-            return None
-        offered = open_offer(payload)
-        receipt = round_.foresee(device, offered.round)
-        if receipt is None:
-            self._inbox.offer(device, offered)
-        return receipt
-
-    def _count(self, round_: Round) -> None:
-        """Fold in what has come whole, and note it in the journal, all at once; only then are the receipts sent."""
-        whole, self._whole = self._whole, []
-        fresh = [update for update in whole if update.device not in round_.counted]
-        receipts = [(update.device, round_.take(update)) for update in whole]
-        self._journal.count(*(update for update in fresh if round_.counted.get(update.device) is update))
-        for device, receipt in receipts:
-            self._bus.publish(self._topics.receipt(device), encode(receipt))
-
-    def _empty(self) -> Inbox:
-        return Inbox(self._plan.codec, self.weights.size, self._clock)
-
     def _begin(self) -> None:
         task = self._open_task()
         if task is None:
@@ -214,9 +170,8 @@ class Aggregator:
             self._journal.open_round(task, self._federation.name)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
+        self._intake = Intake(self._round, self._bus, self._topics, self._journal, self._clock)
         self._last_round = task.round
-        self._bytes_up = 0
-        self._inbox = self._empty()
         for blob in task.moving:
             self._outbox.put(blob)
         self._outbox.say(self._topics.task, encode(task))
@@ -257,7 +212,7 @@ class Aggregator:
         return found
 
     def _end(self, round_: Round, verdict: Verdict) -> None:
-        seconds = self._clock() - self._began
+        seconds, bytes_up = self._clock() - self._began, self._intake.bytes if self._intake else 0
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
@@ -266,9 +221,9 @@ class Aggregator:
             log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
             self._journal.abandon_round(round_.task.round)
         self._superseded += round_.task.moving
-        self._round = None
+        self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = recorded(round_, verdict, seconds, self._bytes_up, self.weights)
+        record = recorded(round_, verdict, seconds, bytes_up, self.weights)
         if not self.done:
             self._begin()  # first the devices' work, then our own
         self._report(self._scored(record))

@@ -33,7 +33,7 @@ class Round:
         self.quorum = quorum
         self.called: set[str] = set()
         self.counted: dict[str, Update] = {}
-        self._parameters = parameters
+        self.parameters = parameters
         self.declined: dict[str, str] = {}
         self._waiting: set[str] = set()
         for device in present:
@@ -64,7 +64,7 @@ class Round:
         if (receipt := self.foresee(update.device, update.round)) is not None:
             return receipt
         try:
-            self.aggregate.add(grow(update.codec, update.delta, self._parameters), update.examples)
+            self.aggregate.add(grow(update.codec, update.delta, self.parameters), update.examples)
         except StoreError:
             raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:
