@@ -38,7 +38,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Fleet:
-    """A fleet's state: `running`, `stopped` while no aggregator holds the folder, or `done`; `why` says why it waits.
+    """A fleet's state: `running`, `stopped` where no aggregator holds the folder, or `done`; `why` says why it waits.
 
     `since` is when the open round began, `noted` when all this was last true; `states` counts the devices.
     """
@@ -94,10 +94,16 @@ def fleet(folder: Path) -> Fleet:
         count = "SELECT count(*) FROM rounds WHERE state = 'closed'"
         ((closed,),) = database.execute(count)
         open_ = database.execute("SELECT round, began FROM rounds WHERE state = 'open'").fetchall()
-        state = "running" if held else "done" if now.total and closed >= now.total else "stopped"
+        state = "done" if 0 < now.total <= closed else "running" if held else "stopped"
         since = open_[0][1] if open_ else ""
-        states, rounds = _states(database), _rounds(database)
+        states, rounds = _states(database), _rounds(database, "state IN ('closed', 'abandoned')", ROUNDS)
         return Fleet(state, _why(state, now), closed, since, rows[0][1] if rows else "", now, states, rounds)
+
+
+def newest(folder: Path) -> Ended | None:
+    """Return the round that made the newest model, if there is one; raises StoreError."""
+    with schema.beside(folder) as database:
+        return next(iter(_rounds(database, "state = 'closed'", 1)), None)
 
 
 def devices(folder: Path) -> list[Device]:
@@ -140,13 +146,11 @@ def _states(database: sqlite3.Connection) -> dict[str, int]:
     return dict(database.execute(f"SELECT {state}, count(*) FROM devices GROUP BY 1 ORDER BY 1"))
 
 
-def _rounds(database: sqlite3.Connection) -> tuple[Ended, ...]:
+def _rounds(database: sqlite3.Connection, which: str, count: int) -> tuple[Ended, ...]:
     columns = "round, state, began, ended, scores, record"
-    ended = "state IN ('closed', 'abandoned') ORDER BY round DESC LIMIT ?"
+    query = f"SELECT {columns} FROM rounds WHERE {which} ORDER BY round DESC LIMIT ?"
     found = []
-    for number, state, began, end, scores, text in database.execute(
-        f"SELECT {columns} FROM rounds WHERE {ended}", (ROUNDS,)
-    ).fetchall():
+    for number, state, began, end, scores, text in database.execute(query, (count,)).fetchall():
         known = json.loads(text)
         counted = "SELECT count(*), coalesce(sum(examples), 0) FROM updates WHERE round = ?"
         ((reported, examples),) = database.execute(counted, (number,))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from datetime import datetime
 
 from fedfleet.cloud.exposition import Histogram, Metric, Sample, by, gauge
 from fedfleet.cloud.federation import RoundRecord
+from fedfleet.cloud.fleet import Ended
 from fedfleet.cloud.notes import Standing
 from fedfleet.wire.messages import STATES, Status
 
@@ -17,15 +20,16 @@ SECONDS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 14400, 86400)
 class Meters:
     """Counts rounds as they end. No metric has a label for each device, so the page is as long for any fleet."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        """`clock` gives seconds since 1970."""
+    def __init__(self, newest: Ended | None = None, clock: Callable[[], float] = time.time) -> None:
+        """`newest` is the round that made the model to go on from, `clock` gives seconds since 1970."""
         self._clock = clock
         self._seconds = Histogram(*SECONDS)
         self._rounds = {"closed": 0, "abandoned": 0}
         self._counted = self._refused = self._up = self._down = 0
-        self._made = 0.0
-        self._last: RoundRecord | None = None
-        self._scores: dict[str, float] = {}
+        self._made = _seconds(newest.ended) if newest else 0.0
+        self._loss: float | None = None
+        known = newest.scores if newest else {}
+        self._scores = {name: math.nan if value is None else value for name, value in known.items()}
 
     def round(self, record: RoundRecord) -> None:
         """Count a round that is over."""
@@ -36,7 +40,7 @@ class Meters:
         self._up += record.bytes_up
         self._down += record.bytes_down
         if record.state == "closed":
-            self._made, self._last = self._clock(), record
+            self._made, self._loss = self._clock(), record.train_loss
         self._scores = record.scores or self._scores
 
     def metrics(self, now: Standing, statuses: Iterable[Status]) -> list[Metric]:
@@ -64,15 +68,17 @@ class Meters:
         ]
 
     def _model(self) -> list[Metric]:
-        if self._last is None:
-            return []
-        loss = self._last.train_loss
+        """Return what is known of the newest model; nothing of what is not."""
+        made = gauge("fedfleet_model_timestamp_seconds", "When the newest model was made, since 1970.", self._made)
+        loss = gauge("fedfleet_train_loss", "Loss on the devices in the last round that closed.", self._loss or 0.0)
         scores = by("fedfleet_score", "gauge", "The newest model on held-out data.", "metric", self._scores)
-        return [
-            gauge("fedfleet_model_timestamp_seconds", "When the newest model was made, since 1970.", self._made),
-            gauge("fedfleet_train_loss", "Loss on the devices in the last round that closed.", loss),
-            *([scores] if self._scores else []),
-        ]
+        known = ((made, self._made > 0), (loss, self._loss is not None), (scores, bool(self._scores)))
+        return [metric for metric, is_known in known if is_known]
+
+
+def _seconds(moment: str) -> float:
+    """Return seconds since 1970 of a time as the journal notes it; 0 for one that an older fedfleet did not note."""
+    return datetime.fromisoformat(moment).timestamp() if moment else 0.0
 
 
 def _devices(now: Standing, statuses: Iterable[Status]) -> list[Metric]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedfleet.cloud import exposition
 from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.federation import RoundRecord
+from fedfleet.cloud.fleet import newest
 from fedfleet.cloud.meters import Meters
 from fedfleet.cloud.notes import Notes, Standing, standing
 from fedfleet.cloud.scrape import Scrape
@@ -35,7 +36,7 @@ class Operations:
         self._clock = clock
         self._link = link
         self._looked = -EVERY
-        self._meters = Meters()
+        self._meters = Meters(newest(base / settings.state))
         self._page = ""
         self._listeners: list[Callable[[RoundRecord], None]] = [self._meters.round]
         with ExitStack() as stack:
