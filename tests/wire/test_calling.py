@@ -54,7 +54,7 @@ def test_over_whole_laps_every_device_is_called_equally_often(found: tuple[int, 
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, LAPS * LAP - 1), st.lists(st.integers(1, THREE_QUARTERS), min_size=1, max_size=12))
-def test_wherever_rounds_begin_no_device_is_ever_two_calls_ahead(start: int, sizes: list[int]) -> None:
+def test_wherever_rounds_begin_no_device_is_ever_more_than_two_calls_ahead(start: int, sizes: list[int]) -> None:
     turns = Counter(dict.fromkeys(FLEET, 0))
     for task in rounds(start, sizes):
         turns.update(device for device in FLEET if task.calls(device))
