@@ -238,9 +238,11 @@ def test_who_comes_too_late_for_a_full_round_is_told_and_goes_on() -> None:
     with world(rounds=Rounds(total=2, devices=3, cohort=1, over=3, deadline=DEADLINE)) as found:
         found.until(1)
         late = split(Update(1, "d2", 30, "float32", bytes(160)))[0]
-        while found.cloud.progress()[0] == 1:
-            for actor in (1, 0):
-                found.act(actor)
+        for _ in range(8):
+            if found.cloud.progress()[0] == 1:
+                found.act(1)
+                found.act(0)
+        assert found.cloud.progress() == (2, 3, 0)
         found.hub.publish(TOPICS.update("d2"), late, retain=False)
         bus = found.hub.connect()
         bus.subscribe(TOPICS.receipt("d2"))
@@ -250,6 +252,24 @@ def test_who_comes_too_late_for_a_full_round_is_told_and_goes_on() -> None:
         assert (found.records[0].called, found.records[0].reported, found.records[0].late) == (3, 1, 2)
         assert found.records[0].reason == "1 of 3 reported, 1 were wanted"
         found.play()
+
+
+def test_a_cohort_is_made_of_those_that_have_what_is_needed() -> None:
+    able = {f"d{i}": CAMERA for i in range(0, 12, 3)}
+    rounds = Rounds(total=4, devices=4, cohort=2, over=1, deadline=DEADLINE, tags=("camera",))
+    with world(devices=12, rounds=rounds, abilities=able) as found:
+        found.play()
+        assert [(record.state, record.called, record.reported) for record in found.records] == [("closed", 2, 2)] * 4
+        assert found.now < DEADLINE
+
+
+def test_the_late_of_a_federation_have_their_grace() -> None:
+    with world(rounds=Rounds(total=1, devices=3, cohort=2, over=1.5, grace=50, deadline=DEADLINE)) as found:
+        found.until(1)
+        for actor in (1, 2, 0) * 8:
+            found.act(actor)
+        assert found.cloud.waiting() == "2 reported, 2 wanted; 50 s of grace for d2"
+        assert found.play() == fedavg({1: {"d0": 10, "d1": 20, "d2": 30}})
 
 
 def test_only_devices_with_the_tag_and_the_memory_are_waited_for_and_train() -> None:
@@ -279,9 +299,9 @@ def test_an_update_of_a_device_that_lacks_the_tag_is_refused_but_one_that_was_co
         found.act(0)
         (receipt,) = [decode(Receipt, payload) for _, payload in bus.deliveries(0)]
         assert (receipt.outcome, receipt.reason) == ("refused", "the task needs the tag camera")
-        while not found.cloud.progress()[2]:
-            for actor in (1, 0):
-                found.act(actor)
+        for actor in (1, 0) * 8:
+            found.act(actor)
+        assert found.cloud.progress() == (1, 2, 1)
         found.device_dies("d0")
         found.abilities["d0"] = Ability()
         found.device_starts("d0")

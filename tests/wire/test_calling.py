@@ -68,6 +68,7 @@ def test_the_next_turn_is_the_first_place_from_there_on(start: int, device: str)
     lap, at = divmod(start, LAP)
     turns = [n * LAP + place((lap + n) % LAPS, device) - at for n in range(3)]
     assert ahead(start, device) == min(turn for turn in turns if turn >= 0)
+    assert ahead((start + ahead(start, device)) % (LAPS * LAP), device) == 0  # it stands there
     assert all(THREE_QUARTERS < later - turn < 5 * LAP // 4 for turn, later in pairwise(turns))
 
 
