@@ -44,6 +44,14 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         (HEAD + "[rounds]\nquorum = 0", "rounds: quorum must be at least 1"),
         (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
         (HEAD + 'strategy = "trimmed:0.6"', "strategy: strategy 'trimmed:0.6': write it as trimmed:SHARE"),
+        (
+            HEAD + 'strategy = "median+scaffold"',
+            "strategy: strategy 'median+scaffold': scaffold combines updates in its",
+        ),
+        (
+            HEAD + 'strategy = "fednova"\n[plan]\nnesterov = true',
+            "strategy: fednova does not go with nesterov: set it to fa",
+        ),
         (HEAD + '[plan]\ncodec = "zip"', "plan.codec: unknown codec 'zip'; known: float32"),
         ('fleet = "Mill"\nmodel = "m"', "fleet must be 1 to 36 characters of a-z, 0-9 and -"),
         ('fleet = "mill"', "model is missing"),

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from fedfleet.cloud.downlink import published
+from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal
@@ -181,8 +181,9 @@ class Aggregator:
     def _next_task(self) -> Task:
         options, number = self._federation.rounds, self._last_round + 1
         weights, patch = published(self._journal, self.weights, self._journal.ended_task(), options.downlink, number)
-        seed = self._federation.seed
-        return Task(number, self._program, weights, self._plan, options.share, seed, options.deadline, patch)
+        control = controlled(self._journal, self._federation.strategy, self._moments, number)
+        seed, share, deadline = self._federation.seed, options.share, options.deadline
+        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, control)
 
     def _calling(self, task: Task) -> Task:
         """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
@@ -203,8 +204,8 @@ class Aggregator:
 
     def _resume(self, task: Task) -> Round:
         """Return the round of `task` with whatever the journal has counted for it."""
-        aggregate = self._federation.strategy.aggregate(self.weights.size)
-        found = Round(task, self.weights.size, aggregate, self._federation.quorum, ())
+        values = self._federation.strategy.values(self.weights.size)
+        found = Round(task, values, self._federation.strategy.aggregate(values), self._federation.quorum, ())
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):
