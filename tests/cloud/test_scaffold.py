@@ -15,11 +15,13 @@ from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.cloud.sums import Aggregate
 from fedfleet.edge.controls import Controls
-from fedfleet.edge.local import batch_seed
+from fedfleet.edge.local import batch_seed, read_weights
 from fedfleet.edge.private import Private
+from fedfleet.edge.trainer import Stop
+from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.chunks import Offer, pack_offer
 from fedfleet.wire.errors import FrameError, SettingsError, StoreError
-from fedfleet.wire.messages import Blob, Control, Plan, Receipt, Task, decode
+from fedfleet.wire.messages import Blob, Control, Plan, Receipt, Task, Update, decode
 
 K, LOCAL, GLOBAL = 7, 0.05, 0.8
 Matrix = NDArray[np.float64]
@@ -193,6 +195,34 @@ def test_a_device_fetches_the_control_and_all_is_cleared_in_the_end() -> None:
         assert found.blobs() == set()
 
 
+class Reader:
+    """A seeded trainer that reads the control as the real one does; before its `spoils`th task it spoils the file."""
+
+    def __init__(self, device: str, spoils: int) -> None:
+        self.inner, self.spoils, self.asked = SeededTrainer(device), spoils, 0
+
+    def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
+        """Spoil, or read and train."""
+        assert task.control is not None
+        path, self.asked = weights.with_name(task.control.blob.digest), self.asked + 1
+        if self.asked == self.spoils:
+            path.write_bytes(bytes(path.stat().st_size - 1) + b"x")
+        read_weights(path, path.name)
+        return self.inner.train(task, program, weights, stop)
+
+    def close(self) -> None:
+        """Nothing was started."""
+
+
+def test_a_control_that_has_rotted_is_fetched_anew_and_the_round_is_not_given_up() -> None:
+    rounds = Rounds(total=2, devices=2, deadline=DEADLINE)
+    reader = Reader("d1", 2)
+    with world(strategy="scaffold", devices=2, rounds=rounds, trainers={"d1": reader}) as found:
+        found.play()
+        assert [(record.state, record.reported) for record in found.records] == [("closed", 2)] * 2
+        assert reader.asked == 3
+
+
 def test_an_update_without_the_second_vector_is_refused_by_its_size() -> None:
     with world(strategy="scaffold", rounds=Rounds(total=1, devices=3, deadline=DEADLINE)) as found:
         found.until(1)
@@ -235,6 +265,7 @@ def test_after_going_back_to_an_older_model_the_controls_begin_anew() -> None:
                 found.act(0)
             assert not values(found).any()
             assert (control(found).first, control(found).has(3)) == (number, False)
+            assert [found.journal.contributors(first) for first in (1, number)] == [3, 0]
             found.cloud_dies()
         found.cloud_starts()
         found.play()

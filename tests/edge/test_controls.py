@@ -96,6 +96,12 @@ def test_the_same_trainer_forgets_the_correction_with_the_next_task(
     assert wanted is not None and corrected is not None and again is not None
     assert wanted.delta == again.delta
     assert len(corrected.delta) == 2 * len(wanted.delta)
+    program = Program(blobs[0], task.program.digest)
+    for _ in range(2):
+        program.set(server)
+        assert not program.corrected
+        program.correct(server)
+        assert program.corrected
 
 
 def test_a_round_trained_again_gives_the_same_bits_in_a_process_of_its_own_too(
