@@ -67,6 +67,14 @@ def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
         (HEAD + "[rounds]\nmemory_mib = -1", "rounds: memory_mib must not be negative"),
         (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
         (HEAD + 'strategy = "trimmed:0.6"', "strategy: strategy 'trimmed:0.6': write it as trimmed:SHARE"),
+        (
+            HEAD + 'strategy = "median+scaffold"',
+            "strategy: strategy 'median+scaffold': scaffold combines updates in its",
+        ),
+        (
+            HEAD + 'strategy = "fednova"\n[plan]\nnesterov = true',
+            "strategy: fednova does not go with nesterov: set it to fa",
+        ),
         (HEAD + '[plan]\ncodec = "zip"', "plan.codec: unknown codec 'zip'; known: float32"),
         ('fleet = "Mill"\nmodel = "m"', "fleet must be 1 to 36 characters of a-z, 0-9 and -"),
         ('fleet = "mill"', "model is missing"),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from fedfleet.cloud.downlink import published
+from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal
@@ -194,10 +194,9 @@ class Aggregator:
         options, number, before = self._federation.rounds, self._last_round + 1, self._journal.ended_task()
         weights, patch = published(self._journal, self.weights, before, options.downlink, number)
         start, share = window(options, self._federation.quorum, before, self.presence.fit(options.needs))
-        seed, needs = self._federation.seed, options.needs
-        return Task(
-            number, self._program, weights, self._plan, share, seed, options.deadline, patch, start=start, needs=needs
-        )
+        control = controlled(self._journal, self._federation.strategy, self._moments, number)
+        seed, needs, deadline = self._federation.seed, options.needs, options.deadline
+        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
 
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""
@@ -210,10 +209,11 @@ class Aggregator:
 
     def _resume(self, task: Task) -> Round:
         """Return the round of `task` with whatever the journal has counted for it."""
-        aggregate, quorum = self._federation.strategy.aggregate(self.weights.size), self._federation.quorum
+        values, quorum = self._federation.strategy.values(self.weights.size), self._federation.quorum
+        aggregate = self._federation.strategy.aggregate(values)
         full, grace = target(self._federation.rounds, quorum), self._federation.rounds.grace
         fits = partial(self.presence.fits, needs=task.needs)
-        found = Round(task, self.weights.size, aggregate, quorum, (), target=full, grace=grace, fits=fits)
+        found = Round(task, values, aggregate, quorum, (), target=full, grace=grace, fits=fits)
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
-from fedfleet.cloud.sums import Aggregate
+from fedfleet.cloud.sums import Aggregate, Told
 from fedfleet.wire.codecs import grow
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.messages import Receipt, Task, Update, seen
@@ -45,8 +45,8 @@ class Round:
     ) -> None:
         """Call those of the devices `present` that `task` calls; at least `quorum` of them must report.
 
-        With `target` above 0 so many updates suffice, and those of the next `grace` seconds. `fits` tells whether a
-        device has what the task needs.
+        `parameters` is how many values an update has. With `target` above 0 so many updates suffice, and those of the
+        next `grace` seconds. `fits` tells whether a device has what the task needs.
         """
         self.task = task
         self.aggregate = aggregate
@@ -90,7 +90,8 @@ class Round:
         if (receipt := self._settled(update.device, update.round)) is not None:
             return receipt
         try:
-            self.aggregate.add(grow(update.codec, update.delta, self.parameters), update.examples)
+            delta = grow(update.codec, update.delta, self.parameters)
+            self.aggregate.add(delta, update.examples, Told(self.task.plan, update.metrics))
         except StoreError:
             raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:
