@@ -59,6 +59,7 @@ class Scene:
     rounds: Rounds
     plan: Plan
     faults: Faults
+    crowd: bool  # only those whom a task calls are awake
 
     @staticmethod
     def of(seed: int) -> Scene:
@@ -72,7 +73,9 @@ class Scene:
         faults, names = rates(chance), [f"d{i}" for i in range(devices)]
         if all(faults.attack(seed, name) == "nan" for name in names):
             faults = replace(faults, nan=0.0)  # somebody has to be left to learn from
-        return Scene(seed, devices, chance.choice([7, 40, 40, 20_000]), rounds, Plan(codec=codec), faults)
+        return Scene(
+            seed, devices, chance.choice([7, 40, 40, 20_000]), rounds, Plan(codec=codec), faults, seed % 3 == 0
+        )
 
     def weights(self) -> Weights:
         """What the federation starts from."""
@@ -106,7 +109,7 @@ class Play:
         scene = self.scene
         self.fleet = VirtualFleet(
             self.folder, scene.devices, TOPICS, self.build, lambda device, _: scene.trainer(device),
-            scene.faults, scene.seed, self.replay,
+            scene.faults, scene.seed, self.replay, 0 if scene.crowd else 5000,
         )  # fmt: skip
 
     def build(self, bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from faults.seeds import RAM
 from federations import PROGRAM, SEED, UNINTERRUPTED, sha256, weights
 
 from fedfleet.cloud.aggregator import Aggregator
@@ -18,10 +20,11 @@ from fedfleet.cloud.strategies import strategy
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.sim.virtual.clock import Clock
 from fedfleet.sim.virtual.cloud import TURN
+from fedfleet.sim.virtual.crowd import called
 from fedfleet.sim.virtual.faults import KNOWN, Faults
 from fedfleet.sim.virtual.fleet import VirtualFleet
 from fedfleet.wire.bus import Bus
-from fedfleet.wire.messages import Plan
+from fedfleet.wire.messages import Blob, Plan, Task
 from fedfleet.wire.topics import Topics
 
 TOPICS = Topics("test")
@@ -29,18 +32,24 @@ DAY = 86400.0
 
 
 @contextmanager
-def federation(rounds: Rounds, faults: Faults, seed: int = 0) -> Iterator[tuple[VirtualFleet, list[RoundRecord]]]:
+def federation(
+    rounds: Rounds, faults: Faults, seed: int = 0, awake: int = 5000
+) -> Iterator[tuple[VirtualFleet, list[RoundRecord]]]:
     records: list[RoundRecord] = []
 
     def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
-        wanted = Federation(PROGRAM, weights(), strategy("fedavg"), Plan(), rounds, SEED, "fedavg")
+        there = (rounds.devices + 1) // 2 if faults.lose else rounds.devices  # births get lost as well
+        begun = replace(rounds, devices=there)
+        wanted = Federation(PROGRAM, weights(), strategy("fedavg"), Plan(), begun, SEED, "fedavg")
         return Aggregator(wanted, TOPICS, bus, journal, clock, None, records.append)
 
     def trainer(device: str, _: Path) -> SeededTrainer:
         return SeededTrainer(device, 10 * int(device[1:]) + 10)
 
-    with TemporaryDirectory() as folder:
-        fleet = VirtualFleet(Path(folder), rounds.devices, TOPICS, build, trainer, faults, seed)
+    with TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder:
+        fleet = VirtualFleet(
+            Path(folder), rounds.devices, TOPICS, build, trainer, faults, seed, lambda _, __: None, awake
+        )
         try:
             yield fleet, records
         finally:
@@ -128,3 +137,51 @@ def test_events_at_one_time_happen_in_the_order_of_planning() -> None:
         pass
     assert seen == ["first", "second", "now, for that is over", "late"]
     assert clock() == 2.0
+
+
+def test_a_crowd_comes_to_the_same_model_and_leaves_nothing_behind() -> None:
+    """Called in succession too, while the receipt of the round before is still on its way."""
+    models = []
+    for awake in (0, 5000):
+        with federation(Rounds(total=8, devices=12, share=0.5), Faults(), 5, awake) as (fleet, records):
+            assert fleet.play(DAY)
+            assert [record.reported for record in records] == [record.called for record in records]
+            assert all(record.seconds < 15 for record in records)
+            models.append((model(fleet), [record.called for record in records]))
+            left = fleet.crowd.boards if fleet.crowd else {}
+            while left and fleet.clock.step():
+                pass
+            assert not left
+            assert awake or not list(fleet.crowd.folder.iterdir())
+    assert models[0] == models[1]
+
+
+def test_who_is_called_is_what_each_device_says_itself() -> None:
+    blob = Blob.of(b"x")
+    task = Task(7, blob, blob, Plan(), share=0.3)
+    found = called(task, 300)
+    assert found == [name for name in (f"d{i}" for i in range(300)) if task.calls(name)]
+    assert 60 < len(found) < 120
+
+
+def test_only_those_who_are_called_are_awake() -> None:
+    with federation(Rounds(total=2, devices=1000, share=0.03), Faults(), 0, 100) as (fleet, records):
+        assert fleet.crowd is not None
+        most = 0
+        while not fleet.done:
+            fleet.clock.step()
+            most = max(most, len(fleet.crowd.boards))
+        assert fleet.boards == []
+        assert 10 < most <= sum(record.called for record in records)
+        assert sum(record.reported for record in records) == sum(record.called for record in records)
+
+
+def test_a_crowd_in_a_storm_is_the_same_again_and_keeps_its_deadlines() -> None:
+    found = []
+    for _ in range(2):
+        rounds = Rounds(total=3, devices=40, share=0.3, quorum=3, deadline=100)
+        with federation(rounds, KNOWN["storm"], 3, 10) as (fleet, records):
+            assert fleet.play(DAY)
+            found.append((fleet.trail, max(record.seconds for record in records)))
+    assert found[0] == found[1]
+    assert found[0][1] <= 100 + TURN

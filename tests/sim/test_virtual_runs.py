@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,15 +13,23 @@ import pytest
 from federations import never, weights
 from rich.console import Console
 
+from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.federation import Federation
+from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.strategies import strategy
+from fedfleet.sim.engines import Place, connected
 from fedfleet.sim.record import Run, read
 from fedfleet.sim.simulate import Simulation, simulate
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.sim.virtual.boards import SCALE, Attacker, Paced
 from fedfleet.sim.virtual.faults import Faults
 from fedfleet.sim.virtual.pool import poisoned
+from fedfleet.wire.bus import Bus
+from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import Examples
 from fedfleet.wire.messages import Blob, Plan, Task
+from fedfleet.wire.topics import Topics
 
 WANTED = Simulation(
     devices=8, engine="virtual", faults="storm,nan=0.2,cut=0.1", seed=4, baselines=False,
@@ -45,10 +54,9 @@ def test_a_run_in_a_storm_is_the_same_again_to_the_last_byte(tmp_path: Path, cap
     assert logging.getLogger("fedfleet").propagate
 
 
-def test_wrong_labels_make_a_worse_model(tmp_path: Path) -> None:
-    calm = replace(WANTED, faults="none", rounds=Rounds(total=2))
-    good, bad = run(calm, tmp_path / "a"), run(replace(calm, faults="labels=0.6"), tmp_path / "b")
-    assert good.rounds[-1].scores["accuracy"] > bad.rounds[-1].scores["accuracy"] + 0.1
+def test_who_learns_from_wrong_labels_learns_the_wrong_thing(tmp_path: Path) -> None:
+    found = run(replace(WANTED, faults="labels=1", rounds=Rounds(total=3)), tmp_path)
+    assert found.rounds[-1].scores["accuracy"] < 0.08, "digits turned round are hardly ever right"
 
 
 def test_attackers_by_labels_hold_them_turned_round() -> None:
@@ -100,3 +108,15 @@ def test_an_attacker_sends_something_else(tmp_path: Path, task: Task, kind: str,
     np.testing.assert_array_equal(sent, learned * np.float32(factor))
     assert (forged.round, forged.device, forged.examples) == (3, "d1", 10)
     assert Attacker(SeededTrainer("d1"), kind).train(task, path, path, lambda: True) is None
+
+
+def test_a_fleet_that_never_comes_together_is_given_up(tmp_path: Path) -> None:
+    federation = Federation(b"p", weights(), strategy("fedavg"), Plan(), Rounds(devices=2), 0, "fedavg")
+
+    def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
+        return Aggregator(federation, Topics("lost"), bus, journal, clock)
+
+    with connected("virtual", "", Place("lost", 2, tmp_path, 0, "lose=1")) as (drive, broker):
+        assert broker == "virtual time, faults: lose=1"
+        with pytest.raises(SettingsError, match="nothing for a virtual week: 0 of 2 devices are there"):
+            drive(build, lambda _, __: None)

@@ -29,7 +29,7 @@ def build(cls: type[T], table: object, *, strict: bool, path: str = "") -> T:
     """
     if not isinstance(table, Mapping):
         raise Mismatch(f"{path or 'the top level'} must be a table, not {_kind(table)}")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if strict and (unknown := next((key for key in table if key not in fields), None)) is not None:
         raise Mismatch(f"unknown setting {_join(path, str(unknown))}; known here: {', '.join(fields)}")

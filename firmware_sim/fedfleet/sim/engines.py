@@ -20,6 +20,7 @@ from fedfleet.sim.virtual.fleet import VirtualFleet
 from fedfleet.sim.virtual.pool import Pool
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.loopback import Hub
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
@@ -27,6 +28,7 @@ from fedfleet.wire.topics import Topics
 ENGINES = ("mqtt", "loopback", "virtual")
 TICK = 0.05
 GLANCE = 20  # virtual events between two looks at the aggregator
+WEEK = 7 * 86400.0
 Watch = Callable[[Aggregator, list[str]], None]
 Drive = Callable[[Build, Watch], Weights]
 
@@ -100,6 +102,8 @@ def _virtual(place: Place, build: Build, watch: Watch) -> Weights:
                         break
                 if fleet.cloud.aggregator:
                     watch(fleet.cloud.aggregator, [])
+                    if fleet.clock() > fleet.cloud.began + WEEK:
+                        raise SettingsError(f"nothing for a virtual week: {fleet.cloud.aggregator.waiting()}")
         assert fleet.cloud.aggregator is not None
         return fleet.cloud.aggregator.weights
     finally:

@@ -173,7 +173,9 @@ def _federate(
         stage.screen.round(record)
         patience.ended(record)
 
-    rounds = replace(wanted.rounds, devices=wanted.devices)
+    # where births get lost or devices leave, who waits for all of them waits for ever
+    there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
+    rounds = replace(wanted.rounds, devices=there)
     plan = strategy(wanted.strategy)
     federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed, wanted.strategy)
 

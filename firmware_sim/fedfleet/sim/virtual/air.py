@@ -19,6 +19,7 @@ from fedfleet.wire.bus import Delivery, Will, matches
 
 KEEPALIVE = 90.0  # seconds of silence after which the broker misses a device
 AWAY = 60.0  # seconds that a broken link takes to come back, at most
+CROWD = 10_000  # retained messages above which a subscription brings them in one piece
 HELD = 5.0  # seconds by which a message comes late that others overtake, or comes again, at most
 
 
@@ -43,15 +44,27 @@ class Air:
         # dicts, not sets: who listens is told in the order of subscription
         self._exact: dict[str, dict[AirBus, None]] = {}
         self._wide: dict[str, dict[AirBus, None]] = {}
+        self._watched: dict[str, Callable[[bytes], None]] = {}
 
-    def connect(self, name: str, will: Will | None, wake: Callable[[], None]) -> AirBus:
-        """Return a link for the client `name`, whose earlier one ends; `wake` is called when something arrives."""
+    def connect(self, name: str, will: Will | None, wake: Callable[[], None], since: int = 0) -> AirBus:
+        """Return a link for the client `name`, whose earlier one ends; `wake` is called when something arrives.
+
+        With `since`, a number that grows from call to call, it is a link that has been there all along.
+        """
         if earlier := self._sessions.get(name):
             earlier.end()
-        bus = AirBus(self, name, will, wake, earlier.numbers if earlier else {"up": 0, "down": 0})
+        bus = AirBus(self, name, will, wake, earlier.numbers if earlier else {"up": since << 20, "down": since << 20})
         self._sessions[name] = bus
-        bus.open()
+        bus.open(silent=since > 0)
         return bus
+
+    def forget(self, name: str) -> None:
+        """Drop the link of a client that says nothing for a while, though it has not gone."""
+        self._sessions.pop(name).leave()
+
+    def watch(self, topic: str, act: Callable[[bytes], None]) -> None:
+        """Have `act` called with whatever passes the broker on `topic`."""
+        self._watched[topic] = act
 
     def route(self, message: Message) -> None:
         """Hand a message to all that listen, and keep it if it is to be retained."""
@@ -63,12 +76,18 @@ class Air:
             self.retained.pop(topic, None)
         for bus in self._listening(topic):
             bus.offer(Delivery(topic, payload))
+        if act := self._watched.get(topic):
+            act(payload)
 
     def listen(self, pattern: str, bus: AirBus) -> None:
         """Have `bus` hear what matches `pattern`, first of all what is retained."""
         (self._wide if "+" in pattern else self._exact).setdefault(pattern, {})[bus] = None
-        for topic in self._kept(pattern):
-            bus.offer(Delivery(topic, self.retained[topic]))
+        kept = [Delivery(topic, self.retained[topic]) for topic in self._kept(pattern)]
+        if len(kept) > CROWD:
+            bus.flood(kept)
+            return
+        for delivery in kept:
+            bus.offer(delivery)
 
     def leave(self, pattern: str, bus: AirBus) -> None:
         """Have `bus` hear no more of `pattern`."""
@@ -142,9 +161,7 @@ class AirBus:
     def close(self) -> None:
         """Leave without a last will, once all that was said has arrived."""
         flying = list(self._flying.values())
-        self._missed = False
-        self._break()
-        self._over = True
+        self.leave()
         for message in flying:
             self._air.route(message)
 
@@ -160,21 +177,32 @@ class AirBus:
             self._break()
             self._air.clock.at(self._air.clock.now + away, partial(self._back, self.connections))
 
-    def open(self) -> None:
-        """Connect: the birth first, then the subscriptions, then what waits to be sent."""
+    def open(self, *, silent: bool = False) -> None:
+        """Connect: the birth first, unless `silent`, then the subscriptions, then what waits to be sent."""
         self._tell(self.connections)
         self.up = True
         self.connections += 1
         self._last = {"up": 0.0, "down": 0.0}
         waiting, self._flying = self._flying, {}
-        if self._will:
-            self._missed = True
+        self._missed = self._will is not None
+        if self._will and not silent:
             self._fly(Message(self._will.topic, self._will.birth, retain=True))
         for pattern in self._patterns:
             self._ask(pattern)
         for message in waiting.values():
             self._fly(message)
         self._wake()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the link is up and all that was said has arrived."""
+        return self.up and not self._flying
+
+    def leave(self) -> None:
+        """Be no more, without a word to anyone."""
+        self._missed = False
+        self._break()
+        self._over = True
 
     def end(self) -> None:
         """A client of the same name takes over."""
@@ -194,10 +222,15 @@ class AirBus:
         if chance[3] < faults.cut and self._will:
             self.cut(AWAY * chance[4])
 
-    def _arrive(self, link: int, delivery: Delivery) -> None:
+    def flood(self, deliveries: list[Delivery]) -> None:
+        """At the broker: send them all down at once, and none of them goes wrong."""
+        when = self._arrival("down", self._chance("down"), strict=True)
+        self._air.clock.at(when, partial(self._arrive, self.connections, *deliveries))
+
+    def _arrive(self, link: int, *deliveries: Delivery) -> None:
         if self.up and link == self.connections:
-            self.received += len(delivery.topic) + len(delivery.payload)
-            self._inbox.append(delivery)
+            self.received += sum(len(topic) + len(payload) for topic, payload in deliveries)
+            self._inbox += deliveries
             self._wake()
 
     def _ask(self, pattern: str) -> None:

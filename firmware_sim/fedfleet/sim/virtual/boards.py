@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -86,40 +87,62 @@ class Attacker:
         self._inner.close()
 
 
+class Life(NamedTuple):
+    """What a device is between two losses of power."""
+
+    agent: Agent
+    bus: AirBus
+    paced: Paced
+    state: State
+
+
 class Board:
     """A device with its folder; it lives, is cut off and comes back as its luck says."""
 
-    def __init__(self, device: str, topics: Topics, air: Air, folder: Path, trainer: Trainer) -> None:
+    def __init__(
+        self,
+        device: str,
+        topics: Topics,
+        air: Air,
+        folder: Path,
+        trainer: Trainer,
+        done: Callable[[State], None] | None = None,
+    ) -> None:
+        """`done` is told when nothing is left to be done, nor on its way; the board is over then."""
         self.device = device
         self._topics = topics
         self._air = air
         self._clock = air.clock
         self._folder = folder
         self._trainer = trainer
-        self._life: tuple[Agent, AirBus, Paced] | None = None
+        self._done = done
+        self._wanted = 0
+        self._life: Life | None = None
         self._next = math.inf
         self.starts = 0
 
-    def start(self) -> None:
-        """Come to life on whatever the folder holds."""
+    def start(self, since: int = 0) -> None:
+        """Come to life on whatever the folder holds; with `since`, the round that calls, it was there all along."""
         state = State(self._folder)
-        state.begin()
-        self.starts += 1
+        self._wanted = max(self._wanted, since)
+        if not since:
+            state.begin()
+            self.starts += 1
         will = Will(self._topics.status(self.device), birth(state), death(state))
-        bus = self._air.connect(self.device, will, self.wake)
+        bus = self._air.connect(self.device, will, self.wake, since)
         kind = self._air.faults.attack(self._air.seed, self.device)
         trainer = Attacker(self._trainer, kind) if kind not in ("", "labels") else self._trainer
         paced = Paced(trainer, self._clock, partial(self._begun, state.boot))
-        self._life = Agent(self.device, self._topics, bus, state, paced, self._clock), bus, paced
+        self._life = Life(Agent(self.device, self._topics, bus, state, paced, self._clock), bus, paced, state)
         self.wake()
-        if self._air.faults.away:
-            lives = luck(self._air.seed, "away", 0, self.device)[0]
-            self._clock.at(self._clock.now + PERIOD * lives, partial(self._leave, bus))
+        if away := PERIOD * self._air.faults.away:
+            ago = (self._clock.now - PERIOD * luck(self._air.seed, "away", 0, self.device)[0]) % PERIOD
+            self._clock.at(self._clock.now + (0.0 if ago < away else PERIOD - ago), partial(self._leave, bus, ago))
 
     def die(self, dark: float) -> None:
         """Lose power, and start again after `dark` seconds."""
         if self._life:
-            self._life[1].die()
+            self._life.bus.die()
             self._life, self._next = None, math.inf
             self._clock.at(self._clock.now + dark, self.start)
 
@@ -130,7 +153,7 @@ class Board:
     def close(self) -> None:
         """Say goodbye."""
         if self._life:
-            self._life[0].close()
+            self._life.agent.close()
             self._life, self._next = None, math.inf
 
     def _at(self, when: float) -> None:
@@ -142,11 +165,17 @@ class Board:
         if self._life is None or when != self._next:
             return
         self._next = math.inf
-        agent, _, paced = self._life
+        agent, bus, paced, state = self._life
         agent.step(0)
         due = max(agent.due(), paced.until if agent.due() <= when else 0.0)
         if due < math.inf:
             self._at(max(due, self._clock.now + TURN))
+        elif self._done and state.round >= self._wanted:
+            if bus.quiet:
+                self._life = None
+                self._done(state)
+            else:
+                self._at(self._clock.now + TURN)
 
     def _begun(self, boot: int, round_: int) -> float:
         """Draw what befalls the device in this round; returns the seconds that it trains."""
@@ -156,18 +185,20 @@ class Board:
         if self._life is None:
             return seconds
         if chance[0] < faults.dropout:
-            self._clock.at(now, partial(self._life[1].cut, GONE * chance[1]))
+            self._clock.at(now, partial(self._life.bus.cut, GONE * chance[1]))
         if chance[2] < faults.reboot:
             when = now + 1.5 * seconds * chance[3]
-            self._clock.at(when, partial(self._reboot, self._life[1], DARK * chance[4]))
+            self._clock.at(when, partial(self._reboot, self._life.bus, DARK * chance[4]))
         return seconds
 
     def _reboot(self, bus: AirBus, dark: float) -> None:
-        if self._life and self._life[1] is bus:
+        if self._life and self._life.bus is bus:
             self.die(dark)
 
-    def _leave(self, bus: AirBus) -> None:
-        """Be out of reach for a while, as in every period."""
-        if self._life and self._life[1] is bus:
-            bus.cut(PERIOD * self._air.faults.away)
-            self._clock.at(self._clock.now + PERIOD, partial(self._leave, bus))
+    def _leave(self, bus: AirBus, ago: float) -> None:
+        """Be out of reach for a while, as in every period; `ago` seconds of this absence are over."""
+        if self._life and self._life.bus is bus:
+            away = PERIOD * self._air.faults.away
+            ago = ago if ago < away else 0.0
+            bus.cut(away - ago)
+            self._clock.at(self._clock.now + PERIOD - ago, partial(self._leave, bus, 0.0))

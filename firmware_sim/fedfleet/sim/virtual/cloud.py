@@ -35,6 +35,7 @@ class Cloud:
         self._life: tuple[Aggregator, Journal, AirBus] | None = None
         self._round = 0
         self.kills = 0
+        self.began = 0.0  # when the round that is newest began
 
     @property
     def aggregator(self) -> Aggregator | None:
@@ -82,7 +83,7 @@ class Cloud:
         aggregator = self._life[0]
         aggregator.step(0)
         if aggregator.progress()[0] > self._round:
-            self._round = aggregator.progress()[0]
+            self._round, self.began = aggregator.progress()[0], self._clock.now
             self._begun(self._life[2])
         if not aggregator.done:
             self._at(self._clock.now + TURN)

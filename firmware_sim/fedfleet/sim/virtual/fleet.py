@@ -11,8 +11,11 @@ from fedfleet.sim.virtual.air import Air
 from fedfleet.sim.virtual.boards import Board
 from fedfleet.sim.virtual.clock import Clock
 from fedfleet.sim.virtual.cloud import Build, Cloud, Look
+from fedfleet.sim.virtual.crowd import Crowd
 from fedfleet.sim.virtual.faults import Faults
 from fedfleet.wire.topics import Topics
+
+AWAKE = 5000
 
 
 class VirtualFleet:
@@ -28,14 +31,19 @@ class VirtualFleet:
         faults: Faults,
         seed: int,
         killed: Look = lambda _, __: None,
+        awake: int = AWAKE,
     ) -> None:
-        """`trainer` makes one for a device and its store; `folder` holds `cloud`, and `devices/ID/state` for each."""
+        """`trainer` makes one for a device and its store; `folder` holds `cloud`, and `devices/ID/state` for each.
+
+        Of more than `awake` devices, only those that a task calls are there as agents, and no folder of theirs stays.
+        """
         self.clock = Clock()
         self.air = Air(self.clock, faults, seed)
         self.cloud = Cloud(self.air, folder / "cloud", build, killed)
-        self.boards = []
+        self.boards: list[Board] = []
         self.clock.at(0.0, self.cloud.start)
-        for device in map(device_id, range(devices)):
+        self.crowd = Crowd(self.air, topics, folder / "devices", devices, trainer) if devices > awake else None
+        for device in map(device_id, range(0 if self.crowd else devices)):
             state = folder / "devices" / device / "state"
             board = Board(device, topics, self.air, state, trainer(device, state / "examples"))
             self.boards.append(board)
@@ -59,6 +67,6 @@ class VirtualFleet:
 
     def close(self) -> None:
         """End all devices and the aggregator."""
-        for board in self.boards:
+        for board in [*self.boards, *(self.crowd.boards.values() if self.crowd else ())]:
             board.close()
         self.cloud.close()
