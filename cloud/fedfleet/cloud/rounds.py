@@ -7,7 +7,7 @@ it is abandoned. Why it waits can always be asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from fedfleet.cloud.sums import Aggregate
@@ -23,6 +23,13 @@ class Verdict(NamedTuple):
     reason: str
 
 
+class Counted(NamedTuple):
+    """What stays of an update that is in the aggregate; not its difference, which would fill the memory."""
+
+    examples: int
+    metrics: Mapping[str, float]
+
+
 class Round:
     """The round of one task. Devices come, go and report; `verdict` says whether it is over."""
 
@@ -32,7 +39,7 @@ class Round:
         self.aggregate = aggregate
         self.quorum = quorum
         self.called: set[str] = set()
-        self.counted: dict[str, Update] = {}
+        self.counted: dict[str, Counted] = {}
         self.parameters = parameters
         self.declined: dict[str, str] = {}
         self._waiting: set[str] = set()
@@ -71,7 +78,7 @@ class Round:
             self.decline(update.device, str(error))
             return _refused(update.round, str(error))
         self.called.add(update.device)
-        self.counted[update.device] = update
+        self.counted[update.device] = Counted(update.examples, update.metrics)
         self._waiting.discard(update.device)
         self.declined.pop(update.device, None)
         return Receipt(update.round, "counted")
