@@ -5,25 +5,39 @@ Arrival order, duplicates, shards and restarts cannot change the result; tests c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
+from fedfleet.wire.messages import Plan
 
 SCALE_BITS = 30  # one unit is 2^-30, about 1e-9 of a weight
+Vector = Weights | NDArray[np.float64]
 HEADROOM = 2 ** (62 - SCALE_BITS)  # the largest total of examples x peak that int64 holds with a bit to spare
 EXACT = 2 ** (53 - SCALE_BITS)  # the largest for which float64 holds every integer on the way
 BLOCK = 65_536  # weights at a time, so that what is between the steps stays in the processor's cache
 
 
+class Told(NamedTuple):
+    """What an aggregate may know of an update besides its difference: the plan behind it, and what the device says."""
+
+    plan: Plan = Plan()
+    metrics: Mapping[str, float] = MappingProxyType({})
+
+
+NOTHING = Told()
+
+
 class Aggregate(Protocol):
     """A commutative monoid over updates: start empty, add, merge, take the value. It streams, shards and nests."""
 
-    def add(self, delta: Weights, examples: int) -> None:
+    def add(self, delta: Weights, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in."""
 
     def merge(self, other: Self) -> None:
@@ -59,7 +73,7 @@ class Mean:
         self._settle()
         return self.settled
 
-    def add(self, delta: Weights, examples: int) -> None:
+    def add(self, delta: Vector, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in; raises FrameError, and changes nothing, where the sum could leave int64."""
         share = _share(delta, examples)
         self._reserve(share)
@@ -104,13 +118,44 @@ class Mean:
             )
 
 
-def _fold(total: NDArray[np.float64], delta: Weights, examples: int) -> None:
+@dataclass
+class Sum:
+    """The sum of vectors that a device's own numbers have scaled, each so many times, exact in units of 2^-60.
+
+    What may be far smaller than a difference of weights keeps its digits here; `coarse` bounds it as a mean.
+    """
+
+    coarse: Mean
+    fine: Mean
+
+    @classmethod
+    def empty(cls, parameters: int) -> Self:
+        """Return the neutral element for `parameters` values."""
+        return cls(Mean.empty(parameters), Mean.empty(parameters))
+
+    def add(self, values: NDArray[np.float64], times: int = 1) -> None:
+        """Fold one vector in; raises FrameError, and changes nothing, where the sum could leave int64."""
+        self.coarse.add(values, times)
+        scaled = values * 2.0**SCALE_BITS
+        self.fine.add(scaled - np.rint(scaled), times)
+
+    def merge(self, other: Self) -> None:
+        """Fold in another sum; raises FrameError where it could leave int64."""
+        self.coarse.merge(other.coarse)
+        self.fine.merge(other.fine)
+
+    def value(self) -> NDArray[np.float64]:
+        """Return the sum, float64[P]."""
+        return (self.coarse.total + self.fine.total / 2.0**SCALE_BITS) / 2.0**SCALE_BITS
+
+
+def _fold(total: NDArray[np.float64], delta: Vector, examples: int) -> None:
     """Add round(delta * 2^30) * examples to `total`, in few and small steps: each is exact, 2^30 in float32 as well."""
-    narrow, wide = np.empty(BLOCK, np.float32), np.empty(BLOCK)
+    narrow, wide = np.empty(BLOCK, delta.dtype), np.empty(BLOCK)
     for block in _blocks(delta.size):
         part = delta[block]
         units, product = narrow[: part.size], wide[: part.size]
-        np.rint(np.multiply(part, np.float32(2**SCALE_BITS), out=units), out=units)
+        np.rint(np.multiply(part, 2.0**SCALE_BITS, out=units), out=units)
         product[:] = units
         product *= examples
         total[block] += product
@@ -120,7 +165,7 @@ def _blocks(size: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
 
 
-def _share(delta: Weights, examples: int) -> int:
+def _share(delta: Vector, examples: int) -> int:
     """Return an integer that is at least examples * max|delta|."""
     peak = max(float(np.max(delta, initial=0.0)), -float(np.min(delta, initial=0.0)))
     return examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
