@@ -15,7 +15,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
-.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport format lock clean
+.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport \
+	bench-aggregate bench-round format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -85,6 +86,12 @@ bench-storm: $(VENV)/sim.stamp ## A broker restarts under 1,000 clients: who is 
 
 bench-transport: $(VENV)/sim.stamp ## A blob over a bad link, updates a second, bytes of an idle month (needs mosquitto)
 	@$(BIN)/python benchmarks/transport.py $(ARGS)
+
+bench-aggregate: $(VENV)/sim.stamp ## Updates summed a second and in how much memory, beside Flower (downloads 0.1 GB, minutes)
+	@$(BIN)/python benchmarks/aggregate.py $(ARGS)
+
+bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a device's memory, beside Flower (downloads 1.7 GB)
+	@$(BIN)/python benchmarks/round.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

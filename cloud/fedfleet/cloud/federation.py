@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.rounds import Round, Verdict
+from fedfleet.cloud.rounds import Counted, Round, Verdict
 from fedfleet.cloud.servers import Moments
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import Strategy
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import StoreError
-from fedfleet.wire.messages import Blob, Plan, Update
+from fedfleet.wire.messages import Blob, Plan
 
 Evaluate = Callable[[Weights], dict[str, float]]
 MAX_METRIC = 2.0**53
@@ -118,6 +118,6 @@ def recorded(
     )
 
 
-def _metric(update: Update, name: str) -> float:
+def _metric(update: Counted, name: str) -> float:
     """Return one of the numbers that came with `update`, 0 if it did not; bounded, as a device may say anything."""
     return min(max(update.metrics.get(name, 0.0), -MAX_METRIC), MAX_METRIC)
