@@ -57,11 +57,11 @@ def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
     with ExitStack() as stack:
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
-        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
         stack.callback(bus.close)
         topics = Topics(settings.fleet)
         aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
+        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         _run(aggregator, console)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         console.print(f"done: the trained model is in {base / settings.state / 'model'}")

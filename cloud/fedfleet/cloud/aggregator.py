@@ -21,7 +21,7 @@ from fedfleet.wire import frames
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Part, Want, open_offer, open_part
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Receipt, Status, Task, Update, decode, encode
+from fedfleet.wire.messages import Plan, Receipt, Status, Task, Update, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -53,6 +53,9 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self.weights, self._moments = restore(journal, federation)
+        journal.tidy()
+        if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
+            journal.score(number, evaluate(self.weights))
         self.done = journal.closed_rounds() >= federation.rounds.total
         self._last_round = journal.last_round()
         self._underway = self._last_round > 0
@@ -64,7 +67,7 @@ class Aggregator:
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
-        self._inbox = self._empty()
+        self._inbox = self._empty(self._plan)
         self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
         # is known before the first device is.
@@ -204,8 +207,8 @@ class Aggregator:
         for device, receipt in receipts:
             self._bus.publish(self._topics.receipt(device), encode(receipt))
 
-    def _empty(self) -> Inbox:
-        return Inbox(self._plan.codec, self.weights.size, self._clock)
+    def _empty(self, plan: Plan) -> Inbox:
+        return Inbox(plan.codec, self.weights.size, self._clock)
 
     def _begin(self) -> None:
         task = self._open_task()
@@ -216,7 +219,7 @@ class Aggregator:
         self._round = self._resume(task)
         self._last_round = task.round
         self._bytes_up = 0
-        self._inbox = self._empty()
+        self._inbox = self._empty(task.plan)
         for blob in task.moving:
             self._outbox.put(blob)
         self._outbox.say(self._topics.task, encode(task))

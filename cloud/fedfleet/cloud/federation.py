@@ -12,7 +12,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.cloud.servers import Moments
 from fedfleet.cloud.settings import Rounds
-from fedfleet.cloud.strategies import Strategy
+from fedfleet.cloud.strategies import Strategy, algorithm
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Plan, Update
@@ -75,10 +75,11 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
             f"the journal's model has {weights.size} weights, the program {size}; choose another state folder"
         )
     moments = np.load(io.BytesIO(journal.get(model.moments)), allow_pickle=False)
-    if moments.shape != empty.shape:
-        raise StoreError(
-            "the journal was written with another strategy; go on with that, or choose another state folder"
-        )
+    known = model.strategy and federation.name
+    changed = bool(moments.size and known) and algorithm(model.strategy) != algorithm(federation.name)
+    if changed or moments.shape != empty.shape:
+        before = f"strategy {model.strategy}" if known else "another strategy"
+        raise StoreError(f"the journal was written with {before}; go on with that, or choose another state folder")
     return weights, moments
 
 

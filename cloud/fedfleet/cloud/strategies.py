@@ -73,6 +73,12 @@ def strategy(name: str) -> Strategy:
     return Strategy(plan, combine.aggregate, server, combine.least)
 
 
+def algorithm(name: str) -> str:
+    """Return by which algorithm the strategy called `name` steps, without its rule and its rate."""
+    first, _, second = name.partition("+")
+    return (second if first.partition(":")[0] in RULES else name).partition(":")[0] or "fedavg"
+
+
 def _algorithm(text: str) -> tuple[Callable[[Plan], Plan], ServerOptimizer]:
     """Return what `NAME[:RATE]` does to the plan, and its server; raises SettingsError."""
     name, colon, digits = text.partition(":")
