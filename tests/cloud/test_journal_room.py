@@ -122,6 +122,7 @@ def test_what_an_end_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> 
         if number == 1:
             journal.close_round(1, model(1), b"moments 1")
     before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert [path.name for path in (tmp_path / "updates").iterdir()] == ["2"]
     journal.put(b"model of a round that was never closed")
     (tmp_path / "updates" / "1").write_bytes(b"deltas of a round that is over")
     (tmp_path / "blobs" / f".{'b' * 64}.tmp").write_bytes(b"half of a mod")

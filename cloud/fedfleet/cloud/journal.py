@@ -24,6 +24,7 @@ from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import CHUNK, Blob, Task, Update
 from fedfleet.wire.record import build, plain
 
+HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
 KEPT = 3
 MADE = "state IN ('closed', 'rolled back')"
 OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
@@ -59,6 +60,7 @@ class Journal:
             ) from None
         self._unnamed: set[str] = set()  # blobs that were put for a round which is not noted yet
         try:
+            self._require_database()
             self._db = schema.opened(self._path)
         except StoreError:
             os.close(self._lock)
@@ -227,6 +229,15 @@ class Journal:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _require_database(self) -> None:
+        """Raise StoreError where there are models, and the database that knows of them has gone or is empty."""
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        if size < HEADER and any(self._blobs.iterdir()):
+            raise StoreError(
+                f"{self._path} is {'cut off' if size else 'empty or missing'}, with models beside it; "
+                "restore a backup or choose another state folder"
+            )
 
     def _deltas(self, round_: int) -> Path:
         return self._updates / str(round_)
