@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import resource
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,14 +18,12 @@ from brokers import needs_mosquitto
 from faults.cloud_points import DEVICES, Case, agents, outcome, written
 from processes import environment
 
-from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.schema import VERSION
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.brokers import running
-from fedfleet.wire.messages import Plan, Task, Update
 from fedfleet.wire.settings import Broker
 
-FLEET = "killed"
+ROOM = {"fedadam": (200_000, "cloud/blobs/"), "fedavg": (90_000, "cloud/journal.sqlite: ")}
 ROUNDS = 3
 
 
@@ -64,8 +61,6 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 NOTED = """
 import os, signal, sys
 from pathlib import Path
-from fedfleet.cloud.journal import Journal
-from fedfleet.wire.messages import Plan, Task, Update
 journal = Journal(Path(sys.argv[1]))
 program = journal.put(Path(sys.argv[2]).read_bytes())
 weights = Path(sys.argv[3]).read_bytes()
@@ -123,3 +118,26 @@ def test_a_truncated_database(noted: Callable[[str], Path], size: int) -> None:
     state = noted("closed")
     os.truncate(state / "journal.sqlite", size)
     untouched(state, "journal.sqlite", "restore a backup")
+
+
+@needs_mosquitto
+@pytest.mark.parametrize("strategy", ROOM)
+def test_a_disk_that_fills_mid_round(
+    strategy: str, small: Compiled, tmp_path: Path, rooms: Callable[..., None]
+) -> None:
+    """Moments or database find no room: what was counted stays counted, and a start with room comes to the same bits."""
+    whole = filled(small, tmp_path / "whole", strategy)
+    assert filled(small, tmp_path / "filled", strategy, *ROOM[strategy]) == whole
+
+
+def filled(program: Compiled, folder: Path, strategy: str, room: int = 0, text: str = "") -> dict[str, object]:
+    """What comes of a federation whose aggregator at first has files of at most `room` bytes, 0 for no bound."""
+    folder.mkdir()
+    program.save(folder / "model")
+    with running("mosquitto", folder) as (broker, _), agents(folder, broker):
+        settings = written(folder, Case(strategy, codec="int8"), broker, ROUNDS)
+        if room:
+            refused(aggregate(settings, room), text, "free the disk")
+        result = aggregate(settings)
+        assert result.returncode == 0, result.stderr
+    return outcome(folder)

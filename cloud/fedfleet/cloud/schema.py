@@ -69,7 +69,9 @@ def opened(path: Path) -> sqlite3.Connection:
         raise
     except sqlite3.OperationalError as error:
         found.close()
-        raise StoreError(f"{path}: {error}; is another aggregator using this folder?") from None
+        busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        remedy = "is another aggregator using this folder?" if busy else "free the disk, and see that you may write there"
+        raise StoreError(f"{path}: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
         found.close()
         raise StoreError(f"{path} is damaged: {error}; restore a backup or choose another state folder") from None
