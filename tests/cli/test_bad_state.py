@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from brokers import needs_mosquitto
-from faults.cloud_points import DEVICES, Case, agents, outcome, written
+from faults.cloud_points import Case, agents, outcome, written
 from processes import environment
 
 from fedfleet.cloud.schema import VERSION

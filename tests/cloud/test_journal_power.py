@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from federations import ALL, DEADLINE, UNINTERRUPTED, World, fedavg, world
+from federations import ALL, DEADLINE, World, fedavg, world
 from power import Disk, PowerCut
 
 from fedfleet.cloud import schema

@@ -9,12 +9,14 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from federations import ALL, DEADLINE, fedavg, world
 
 from fedfleet.cloud.journal import KEPT, Journal
+from fedfleet.cloud.registry import versions
 from fedfleet.cloud.settings import Rounds
 from fedfleet.wire.messages import Blob, Patch, Plan, Task, Update
 
@@ -111,6 +113,22 @@ def test_abandoned_rounds_leave_no_weights_behind(tmp_path: Path) -> None:
         journal.abandon_round(number)
     assert held(tmp_path) == {model(1), b"moments 1", b"published 11", b"patch 11"}  # the next patch starts from those
     journal.close()
+
+
+def test_of_the_updates_of_older_rounds_only_the_lineage_stays(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(1, 8):
+        journal.open_round(Task(number, PROGRAM, journal.put(model(number - 1)), Plan()))
+        journal.count(*(Update(number, device, 5, "float32", b"delta", {"loss": 1.0}) for device in "ab"))
+        if number == 6:
+            journal.abandon_round(number)
+        else:
+            journal.close_round(number, model(number), b"moments %d" % number)
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        rows = database.execute("SELECT round, delta != '', metrics FROM updates GROUP BY round").fetchall()
+    assert rows == [(1, 0, "{}"), (2, 0, "{}"), (3, 0, "{}"), *((n, 1, '{"loss": 1.0}') for n in (4, 5, 7))]
+    assert [version.contributors for version in versions(tmp_path)] == [{"a": 5, "b": 5}] * 6
 
 
 def test_what_an_end_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ from fedfleet.wire.topics import Topics
 
 FLEET = "killed"
 DEVICES = 3
-PATIENCE = 120.0
+PATIENCE = 300.0  # seconds that a federation may take, with all its kills
 ROUNDS = 14
 KILLED = -9
 Kills = dict[str, int]

@@ -16,7 +16,7 @@ from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.evaluate import evaluator
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.registry import programs_of
+from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.settings import AggregatorSettings, load_aggregator
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import load
@@ -62,6 +62,7 @@ def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
         topics = Topics(settings.fleet)
         aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
+        drop_programs(base / settings.state, compiled.digest)
         _run(aggregator, console)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         console.print(f"done: the trained model is in {base / settings.state / 'model'}")

@@ -51,8 +51,11 @@ class Journal:
         self._updates = folder / "updates"
         self._path = folder / schema.DATABASE
         try:
+            made = not folder.exists()
             self._blobs.mkdir(parents=True, exist_ok=True)
             self._updates.mkdir(exist_ok=True)
+            if made:
+                files.sync(folder.absolute().parent)  # SQLite itself makes durable what is in the folder
             self._lock = schema.hold(folder)
         except OSError as error:
             raise StoreError(
@@ -208,8 +211,9 @@ class Journal:
     def tidy(self) -> None:
         """Remove the files that no round needs any more, whoever left them behind. Raises StoreError.
 
-        In one transaction, so that no other process gives a name to a model while it is removed; a round forgets its
-        names last, in case we are cut off.
+        Of the updates of a round that was abandoned nothing stays; of those that an older model was made of, who
+        contributed with how many examples. All in one transaction, so that no other process gives a name to a model
+        while it is removed; a round forgets its names last, in case we are cut off.
         """
         with self._transaction():
             rows = self._run("SELECT round, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC")
@@ -222,6 +226,8 @@ class Journal:
             _sweep(self._updates, {str(number) for (number,) in self._run(OPEN_ROUND)})
             for number in (row[0] for row in rows if row not in kept):
                 self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
+                self._run("UPDATE updates SET delta = '', metrics = '{}' WHERE round = ?", number)
+            self._run("DELETE FROM updates WHERE round IN (SELECT round FROM rounds WHERE state = 'abandoned')")
 
     def close(self) -> None:
         """Let go of the folder."""

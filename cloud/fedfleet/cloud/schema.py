@@ -70,7 +70,7 @@ def opened(path: Path) -> sqlite3.Connection:
     except sqlite3.OperationalError as error:
         found.close()
         busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
-        remedy = "is another aggregator using this folder?" if busy else "free the disk, and see that you may write there"
+        remedy = "is another aggregator using this folder?" if busy else "free the disk or check it"
         raise StoreError(f"{path}: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
         found.close()
@@ -111,7 +111,7 @@ def copy(database: sqlite3.Connection, path: Path) -> None:
 
 
 def _look(path: Path) -> None:
-    """Raise StoreError for another's journal that was killed; who opens that for writing moves its log when it closes."""
+    """Raise StoreError for another's journal whose writer was killed; to close it as a writer would move its log."""
     log = path.with_name(f"{path.name}-wal")
     if log.is_file() and log.stat().st_size:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:

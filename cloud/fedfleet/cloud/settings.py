@@ -88,8 +88,6 @@ def _contradiction(settings: AggregatorSettings) -> str:
         if needed > called:
             devices = math.ceil(round(needed / rounds.share, 6))
             share = f", share {rounds.share:g}" if rounds.share < 1 else ""
-            return (
-                f"{key} takes {needed} updates, and a round calls about {called} (rounds.devices {rounds.devices}{share}); "
-                f"raise rounds.devices to at least {devices}"
-            )
+            calls = f"a round calls about {called} (rounds.devices {rounds.devices}{share})"
+            return f"{key} takes {needed} updates, and {calls}; raise rounds.devices to at least {devices}"
     return ""
