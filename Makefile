@@ -52,9 +52,10 @@ test-cross: $(VENV)/sim.stamp ## Programs of either TensorFlow under either runt
 run-cross: $(TFF)/dev.stamp
 	@PYTHONPATH=tests $(BIN)/python -m cross.same_in_both $(TFF)/bin/python
 
-test-kill: $(VENV)/dev.stamp ## A device killed at every point of its work, and 200 power cuts: the same bits, counted once
+test-kill: $(VENV)/dev.stamp ## Device and aggregator killed all over their work, and 400 power cuts: the same bits, counted once
 	@PYTHONPATH=tests $(BIN)/python -m faults.kill_points
-	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py
+	@PYTHONPATH=tests $(BIN)/python -m faults.cloud_points
+	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py tests/cloud/test_journal_power.py
 
 test-seeds: $(VENV)/dev.stamp ## A thousand virtual federations with all faults at once, each from its number
 	@PYTHONPATH=tests $(BIN)/python -m faults.seeds $(ARGS)

@@ -9,14 +9,16 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from federations import ALL, DEADLINE, fedavg, world
 
 from fedfleet.cloud.journal import KEPT, Journal
+from fedfleet.cloud.registry import versions
 from fedfleet.cloud.settings import Rounds
-from fedfleet.wire.messages import Blob, Plan, Task
+from fedfleet.wire.messages import Blob, Patch, Plan, Task, Update
 
 PROGRAM = Blob.of(b"program")
 
@@ -97,6 +99,58 @@ def test_a_removal_that_was_cut_off_is_done_by_the_next_round(gone: int, tmp_pat
     assert again.get(found.weights) == model(4)
     play(again, 5)
     assert held(tmp_path) == {*map(model, (3, 4, 5)), b"moments 3", b"moments 4", b"moments 5"}
+    again.close()
+
+
+def test_abandoned_rounds_leave_no_weights_behind(tmp_path: Path) -> None:
+    """With a codec on the way down each round names weights of its own, and a patch to them."""
+    journal = Journal(tmp_path)
+    play(journal, 1)
+    for number in range(2, 12):
+        patch = Patch("a" * 64, "int8", journal.put(b"patch %d" % number))
+        journal.open_round(Task(number, PROGRAM, journal.put(b"published %d" % number), Plan(), patch=patch))
+        assert len(held(tmp_path)) <= 6
+        journal.abandon_round(number)
+    assert held(tmp_path) == {model(1), b"moments 1", b"published 11", b"patch 11"}  # the next patch starts from those
+    journal.close()
+
+
+def test_of_the_updates_of_older_rounds_only_the_lineage_stays(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(1, 8):
+        journal.open_round(Task(number, PROGRAM, journal.put(model(number - 1)), Plan()))
+        journal.count(*(Update(number, device, 5, "float32", b"delta", {"loss": 1.0}) for device in "ab"))
+        if number == 6:
+            journal.abandon_round(number)
+        else:
+            journal.close_round(number, model(number), b"moments %d" % number)
+    journal.close()
+    with closing(sqlite3.connect(tmp_path / "journal.sqlite")) as database:
+        rows = database.execute("SELECT round, delta != '', metrics FROM updates GROUP BY round").fetchall()
+    assert rows == [(1, 0, "{}"), (2, 0, "{}"), (3, 0, "{}"), *((n, 1, '{"loss": 1.0}') for n in (4, 5, 7))]
+    assert [version.contributors for version in versions(tmp_path)] == [{"a": 5, "b": 5}] * 6
+
+
+def test_what_an_end_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    program = journal.put(b"program")
+    for number in (1, 2):
+        journal.open_round(Task(number, program, journal.put(model(number - 1)), Plan()))
+        journal.count(Update(number, "a", 1, "float32", b"delta"))
+        if number == 1:
+            journal.close_round(1, model(1), b"moments 1")
+    before = {path.relative_to(tmp_path) for path in tmp_path.rglob("*")}
+    assert [path.name for path in (tmp_path / "updates").iterdir()] == ["2"]
+    journal.put(b"model of a round that was never closed")
+    (tmp_path / "updates" / "1").write_bytes(b"deltas of a round that is over")
+    (tmp_path / "blobs" / f".{'b' * 64}.tmp").write_bytes(b"half of a mod")
+    journal.close()
+    again = Journal(tmp_path)
+    again.put(b"new program")  # of an aggregator that has another, before the round that names it
+    again.tidy()
+    new = Path("blobs", Blob.of(b"new program").digest)
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*")} == before | {new}
+    assert [update.delta for update in again.updates(2)] == [b"delta"]
     again.close()
 
 

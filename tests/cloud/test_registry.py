@@ -15,7 +15,7 @@ from federations import ALL, DEADLINE, PROGRAM, TOPICS, World, fedavg, weights, 
 from processes import until
 
 from fedfleet.cloud.journal import KEPT, Journal
-from fedfleet.cloud.registry import exported, find, programs_of, promote, versions
+from fedfleet.cloud.registry import drop_programs, exported, find, programs_of, promote, versions
 from fedfleet.cloud.settings import Rounds
 from fedfleet.models.compiled import Compiled, Entry, load
 from fedfleet.wire.errors import SettingsError, StoreError
@@ -244,3 +244,20 @@ def test_what_is_exported_is_the_program_with_those_weights(journal: Journal, tm
     (folder / "blobs" / found.weights).write_bytes(bytes(8))
     with pytest.raises(StoreError, match="is missing or damaged; choose a version that is kept"):
         exported(folder, found)
+
+
+def test_programs_stay_as_long_as_a_model_of_theirs(journal: Journal, tmp_path: Path) -> None:
+    folder = tmp_path / "j"
+    digests = [Blob.of(b"program %d" % number).digest for number in range(KEPT + 3)]
+    for number, digest in enumerate(digests[:-1], 1):  # each round with a program of its own; the last has none yet
+        journal.open_round(Task(number, Blob(digest, 9), journal.put(b"before %d" % number), Plan()))
+        journal.close_round(number, b"model %d" % number, b"moments")
+        (programs_of(folder) / digest).mkdir(parents=True)
+        (programs_of(folder) / digest / "program.tflite").write_bytes(b"program")
+        if number == 1:
+            promote(folder, "1")
+    (programs_of(folder) / digests[-1]).mkdir()
+    drop_programs(folder, digests[-1])
+    assert {path.name for path in programs_of(folder).iterdir()} == {digests[0], *digests[2:]}
+    drop_programs(folder, digests[0])
+    assert {path.name for path in programs_of(folder).iterdir()} == {digests[0], *digests[2:-1]}

@@ -53,6 +53,9 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self.weights, self._moments = restore(journal, federation)
+        journal.tidy()
+        if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
+            journal.score(number, evaluate(self.weights))
         self.done = journal.closed_rounds() >= federation.rounds.total
         self._last_round = journal.last_round()
         self._underway = self._last_round > 0
