@@ -20,6 +20,7 @@ from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.settings import Rounds
 from fedfleet.wire.errors import DataError, SettingsError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, Update, encode
+from fedfleet.wire.record import build
 
 WHAT = Standing("mill", "fedavg", 3)
 
@@ -68,7 +69,8 @@ def test_devices_stand_there_as_they_last_said(tmp_path: Path, opened: Callable[
         ("b", "paused", "82 degrees"),
         ("c", "lost", ""),
     ]
-    assert devices(tmp_path)[0].status == {"state": "ready", "boot": 3, "declined": 4, "reason": "no examples"}
+    status = Status("ready", 3, declined=4, reason="no examples")
+    assert build(Status, devices(tmp_path)[0].status, strict=True) == status
     presence.see("b", None)
     presence.see("c", Status("ready", 3))
     found.devices(presence, WHAT)
