@@ -18,6 +18,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.notes import BATCH, Notes, Standing, finite, standing
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.settings import Rounds
+from fedfleet.wire.calling import Ability, Needs
 from fedfleet.wire.errors import DataError, SettingsError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, Update, encode
 from fedfleet.wire.record import build
@@ -128,6 +129,19 @@ def test_a_note_that_cannot_be_written_is_kept_for_later(
     assert devices(tmp_path) == []
     found.devices(presence, WHAT)
     assert [each.device for each in devices(tmp_path)] == ["a"]
+
+
+def test_who_lacks_what_the_task_needs_is_not_called(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    task = Task(1, Blob.of(b"program"), Blob.of(b"1"), Plan(), needs=Needs(("camera",)))
+    journal.open_round(task)
+    found = Notes(tmp_path)
+    found.devices(said(a=Status("ready", 1), b=Status("ready", 1, ability=Ability(("camera",)))), WHAT)
+    found.close()
+    assert [(each.device, each.part) for each in devices(tmp_path)] == [("a", "not called"), ("b", "called")]
+    journal._run("UPDATE devices SET status = json_remove(status, '$.ability')")  # as an older aggregator noted it
+    assert [each.part for each in devices(tmp_path)] == ["not called"] * 2
+    journal.close()
 
 
 def test_a_device_has_its_history(tmp_path: Path) -> None:
