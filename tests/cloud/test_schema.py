@@ -92,12 +92,17 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def test_readers_leave_an_older_journal_as_it_is(tmp_path: Path) -> None:
     path = older(tmp_path) / "journal.sqlite"
-    with pytest.raises(StoreError, match=r"has schema 2, this fedfleet knows 3; start its aggregator once"):
+    with pytest.raises(
+        StoreError, match=f"has schema 2, this fedfleet knows {schema.VERSION}; start its aggregator once"
+    ):
         versions(tmp_path)
     assert "\n".join(dump(path)) == VERSION_2.strip()
+    newer = schema.VERSION + 1
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version=4")
-    with pytest.raises(StoreError, match=r"has schema 4, this fedfleet knows 3; use the newer fedfleet"):
+        database.execute(f"PRAGMA user_version={newer}")
+    with pytest.raises(
+        StoreError, match=f"has schema {newer}, this fedfleet knows {schema.VERSION}; use the newer fedfleet"
+    ):
         versions(tmp_path)
 
 

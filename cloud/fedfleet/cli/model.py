@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfleet.cloud import registry
+from fedfleet.cloud.federated import PERCENTILES, told
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import Version
 from fedfleet.wire.errors import StoreError
@@ -38,24 +39,29 @@ def listed(state: State, as_json: AsJson = False) -> None:
         _print([facts(version) for version in found])
         return
     table = Table(box=box.ROUNDED, border_style="dim")
-    for title in ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names"):
+    judged = any(version.federated or version.gate for version in found)
+    more = ("on devices", "gate") if judged else ()
+    for title in ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names", *more):
         table.add_column(title, overflow="fold")
     for version in found:
         made = f"{version.round}" if version.origin is None else f"{version.round} = {version.origin}"
         weights = version.weights[:12] + ("" if version.kept else " (not kept)")
         devices, examples = len(version.contributors), version.examples
         cells = (made, version.ended, devices, f"{examples:,}", scores(version), weights, ", ".join(version.names))
-        table.add_row(*(Text(str(cell)) for cell in cells))
+        on_devices = told(version.federated, (5, 95)) if version.federated else ""
+        table.add_row(*(Text(str(cell)) for cell in (*cells, on_devices, version.gate)[: 7 + len(more)]))
     Console().print(table)
 
 
 @app.command(epilog=f"{EXAMPLE}show state/cloud 12\n\nfedfleet model show state/cloud promoted --json")
 def show(state: State, which: Which, as_json: AsJson = False) -> None:
     """Show one model's lineage: plan, strategy, contributors and their examples, digests, metrics, times."""
-    found = facts(registry.find(registry.versions(state), which))
+    version = registry.find(registry.versions(state), which)
+    found = facts(version)
     if as_json:
         _print(found)
         return
+    found["federated"] = told(version.federated, PERCENTILES) if version.federated else ""
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")

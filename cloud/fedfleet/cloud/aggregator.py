@@ -10,17 +10,20 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 
+from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.downlink import published
+from fedfleet.cloud.federated import Federated, federated
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
+from fedfleet.cloud.gate import judged
 from fedfleet.cloud.intake import Intake
-from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Status, Task, decode, encode
+from fedfleet.wire.messages import Blob, Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -52,15 +55,19 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self.weights, self._moments = restore(journal, federation)
-        self.done = journal.closed_rounds() >= federation.rounds.total
+        over, back = journal.closed_rounds() >= federation.rounds.total, gone_back_to(journal)
+        self._owed = back if over else None
+        self.done = over and back is None
         self._last_round = journal.last_round()
         self._underway = self._last_round > 0
         self._program = journal.put(federation.program)
         self._round: Round | None = None
         self._began = clock()
         self._intake: Intake | None = None
+        self._delivered: Task | None = None
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
+        self._superseded += [Blob(back.weights, 4 * self.weights.size)] if back else []
         self.presence = Presence()
         self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
@@ -81,7 +88,7 @@ class Aggregator:
             return
         if self._round is None:
             if self._ready():
-                self._begin()
+                self._begin() if self._owed is None else self._deliver(self._owed)
             return
         verdict = self._round.verdict(self._clock() - self._began)
         if verdict.state != "open":
@@ -111,8 +118,11 @@ class Aggregator:
         return self._round.task.round, len(self._round.called), len(self._round.counted)
 
     def retire(self) -> None:
-        """Clear the task, and what it named, if the federation is over, so that no device trains for nothing."""
-        if self.done:
+        """Clear the task, and what it named, if the federation is over, so that no device trains for nothing.
+
+        A model that was gone back to stays on the broker, for devices that come later.
+        """
+        if self.done and self._owed is None:
             self._outbox.say(self._topics.task, b"")
             self._superseded.append(self._program)
             self._clear()
@@ -178,11 +188,23 @@ class Aggregator:
         self._clear(but=task)
         self._outbox.step()
 
+    def _deliver(self, model: Model) -> None:
+        """Have the whole fleet fetch a model that was gone back to; done when the broker has it all."""
+        if self._delivered is None:
+            task = as_task(model, self._program, self.weights.size, self._last_round)
+            self._delivered = task
+            self._outbox.put(task.weights)
+            self._outbox.say(self._topics.task, encode(task))
+            self._clear(but=task)
+            self._outbox.step()
+        self.done = self._outbox.idle and not self._bus.pending
+
     def _next_task(self) -> Task:
         options, number = self._federation.rounds, self._last_round + 1
         weights, patch = published(self._journal, self.weights, self._journal.ended_task(), options.downlink, number)
-        seed = self._federation.seed
-        return Task(number, self._program, weights, self._plan, options.share, seed, options.deadline, patch)
+        seed, every = self._federation.seed, self._federation.evaluation.every
+        task = Task(number, self._program, weights, self._plan, options.share, seed, options.deadline, patch)
+        return replace(task, evaluate=every > 0 and self._journal.closed_rounds() % every == 0)
 
     def _calling(self, task: Task) -> Task:
         """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
@@ -213,6 +235,7 @@ class Aggregator:
 
     def _end(self, round_: Round, verdict: Verdict) -> None:
         seconds, bytes_up = self._clock() - self._began, self._intake.bytes if self._intake else 0
+        before = self._judged(round_) if verdict.state == "closed" else None
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
@@ -223,10 +246,16 @@ class Aggregator:
         self._superseded += round_.task.moving
         self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = recorded(round_, verdict, seconds, bytes_up, self.weights)
+        record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights), federated=before)
         if not self.done:
             self._begin()  # first the devices' work, then our own
-        self._report(self._scored(record))
+        central, found = self._evaluate is not None, self._scored(record)
+        self._report(judged(self._journal.folder, found, self._federation.evaluation, central=central))
+
+    def _judged(self, round_: Round) -> Federated | None:
+        """Return what the devices of a round made of the model that they began with, which is the newest there is."""
+        model, updates = self._journal.model(), round_.counted.values() if round_.task.evaluate else ()
+        return federated(updates, model.round if model else 0, self._federation.measure)
 
     def _scored(self, record: RoundRecord) -> RoundRecord:
         if self._evaluate is None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedfleet.cloud.federated import Federated, Measure
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.cloud.servers import Moments
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Evaluation, Rounds
 from fedfleet.cloud.strategies import Strategy
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import StoreError
@@ -23,7 +24,10 @@ MAX_METRIC = 2.0**53
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What one round was: who took part, what it moved, how good the model is after it."""
+    """What one round was: who took part, what it moved, how good the model is after it.
+
+    `federated` is what devices made of the model that they began with; `gate` what was decided when the round ended.
+    """
 
     round: int
     state: str
@@ -39,13 +43,15 @@ class RoundRecord:
     weights: str
     device_rss_mib: float
     scores: dict[str, float] = field(default_factory=dict)
+    federated: Federated | None = None
+    gate: str = ""
 
 
 @dataclass(frozen=True)
 class Federation:
     """What is to be done: the program, the shared weights to begin with, the strategy and its plan, the rounds.
 
-    `name` is the strategy's, for the lineage of what it makes.
+    `name` is the strategy's, for the lineage of what it makes; `measure` the program's metric.
     """
 
     program: bytes
@@ -55,6 +61,8 @@ class Federation:
     rounds: Rounds
     seed: int = 0
     name: str = ""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    measure: Measure = field(default_factory=Measure)
 
     @property
     def quorum(self) -> int:

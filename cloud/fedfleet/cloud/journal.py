@@ -40,6 +40,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`, made where it is missing; raises StoreError where it is damaged, newer or in use."""
+        self.folder = folder
         self._blobs = folder / "blobs"
         self._updates = folder / "updates"
         self._path = folder / schema.DATABASE
@@ -147,7 +148,7 @@ class Journal:
         underway, number = self.open_task(), self.last_round() + 1
         with self._transaction():
             self._db.execute(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE state = 'open'")
-            copied = "task, weights, moments, made, strategy, scores"
+            copied = "task, weights, moments, made, strategy, scores, federated"
             self._db.execute(
                 f"INSERT INTO rounds (round, state, began, ended, origin, {copied}) "
                 f"SELECT ?, 'rolled back', {schema.NOW}, {schema.NOW}, round, {copied} FROM rounds WHERE round = ?",

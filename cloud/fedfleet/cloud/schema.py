@@ -17,7 +17,7 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 DATABASE = "journal.sqlite"
-VERSION = 3
+VERSION = 4
 PATIENCE = 10.0  # seconds for which a write waits for that of another process
 NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
 ROUNDS = """
@@ -40,7 +40,11 @@ ALTER TABLE rounds ADD COLUMN origin INTEGER;
 UPDATE rounds SET made = weights;
 CREATE TABLE marks (name TEXT PRIMARY KEY, round INTEGER NOT NULL, since TEXT NOT NULL) STRICT;
 """
-STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE)}
+JUDGED = """
+ALTER TABLE rounds ADD COLUMN federated TEXT NOT NULL DEFAULT 'null';
+ALTER TABLE rounds ADD COLUMN gate TEXT NOT NULL DEFAULT '';
+"""
+STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, JUDGED)}
 """From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fedfleet.edge.data import Batch, Store
+from fedfleet.edge.data import Batch, Store, batches, gathered
+from fedfleet.edge.holdout import Index, divided, examined
 from fedfleet.edge.private import Private
 from fedfleet.edge.residual import encoded
 from fedfleet.edge.runtime import Program, read_blob
@@ -19,6 +20,7 @@ from fedfleet.edge.trainer import Stop
 from fedfleet.wire import files
 from fedfleet.wire.codecs import Weights, grow, spoken
 from fedfleet.wire.errors import DataError, FrameError, ProgramError, SettingsError, StoreError
+from fedfleet.wire.examples import Examples
 from fedfleet.wire.messages import SCALARS, SGD, Blob, Plan, Task, Update
 
 
@@ -44,10 +46,15 @@ class LocalTrainer:
         if len(store) == 0:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
         self._program.set(start)
-        seed = batch_seed(task, self._device)
-        batches = planned(store, self._program.batch, task.plan, seed)
-        batches = labelled(batches, self._program.classes)
-        losses = fit(self._program, task.plan, batches, stop, seed)
+        seed, records = batch_seed(task, self._device), store.records()
+        parts = [Examples(part["x"], part["y"]) for part in records]
+        learned, kept = divided(records, task.plan.holdout)
+        asked = labelled(gathered(parts, kept, self._program.batch), self._program.classes)
+        before = examined(self._program, asked if task.evaluate else (), stop)
+        if before is None:
+            return None
+        drawn = labelled(planned(parts, learned, self._program.batch, task.plan, seed), self._program.classes)
+        losses = fit(self._program, task.plan, drawn, stop, seed)
         if losses is None:
             return None
         trained = self._program.get()
@@ -68,7 +75,7 @@ class LocalTrainer:
             "seconds": losses.seconds,
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        return Update(task.round, self._device, len(store), codec, data, metrics)
+        return Update(task.round, self._device, len(learned), codec, data, metrics | before)
 
     def close(self) -> None:
         """Forget the program."""
@@ -83,7 +90,7 @@ class Losses(NamedTuple):
     seconds: float
 
 
-def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed: int) -> Losses | None:
+def fit(program: Program, plan: Plan, drawn: Iterable[Batch], stop: Stop, seed: int) -> Losses | None:
     """Run the plan's steps on `program`; None if stopped. An exhausted time budget ends training, not the update.
 
     A program with dropout gets a seed a step, counted up from `seed` modulo 2^31.
@@ -93,7 +100,7 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
     rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
     adapted = any(rates[name] for name in SCALARS if name not in SGD)
     descent = {name: rates[name] * (not adapted) for name in SGD}
-    for batch in batches:
+    for batch in drawn:
         asked = time.monotonic()
         if stop():
             return None
@@ -140,19 +147,19 @@ def read_weights(path: Path, digest: str) -> Weights:
     return np.frombuffer(data, "<f4").astype(np.float32)
 
 
-def planned(store: Store, size: int, plan: Plan, seed: int) -> Iterator[Batch]:
-    """Return the batches that `plan` asks for."""
+def planned(parts: Sequence[Examples], chosen: Index, size: int, plan: Plan, seed: int) -> Iterator[Batch]:
+    """Return the batches that `plan` asks for, of the `chosen` examples."""
     if plan.steps:
-        return store.batches(size, seed, steps=plan.steps)
-    return store.batches(size, seed, epochs=plan.epochs)
+        return batches(parts, size, seed, steps=plan.steps, chosen=chosen)
+    return batches(parts, size, seed, epochs=plan.epochs, chosen=chosen)
 
 
-def labelled(batches: Iterable[Batch], classes: int | None) -> Iterator[Batch]:
+def labelled(drawn: Iterable[Batch], classes: int | None) -> Iterator[Batch]:
     """Pass on batches whose labels are below `classes`; raises DataError at the first that are not.
 
     The program itself would take such a label for no class at all, and train on it without a word.
     """
-    for batch in batches:
+    for batch in drawn:
         if classes is not None and not 0 <= batch.y.min() <= batch.y.max() < classes:
             raise DataError(
                 f"an example has label {int(batch.y.max())}, but the model tells {classes} classes apart: relabel it"

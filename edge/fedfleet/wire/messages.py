@@ -37,7 +37,8 @@ class Plan:
     `momentum`, Nesterov's if `nesterov`, or Adam if `second_moment` is above 0: then that decays the squared gradient,
     and `momentum` the gradient. `weight_decay` is decoupled (Loshchilov and Hutter 2019); `proximal` is FedProx's mu
     (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds of training,
-    0 meaning no bound. SCALARS names what goes into a step; SGD, what suffices where the rest is 0.
+    0 meaning no bound. SCALARS names what goes into a step; SGD, what suffices where the rest is 0. `holdout` is the
+    share of its examples that a device never trains on, the same ones in every round.
     """
 
     epochs: int = 1
@@ -51,6 +52,7 @@ class Plan:
     clip_norm: float = 0.0
     codec: str = "float32"
     time_budget: float = 0.0
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 <= self.epochs <= 10_000 and 0 <= self.steps <= 10_000_000, "epochs and steps must be in range")
@@ -61,6 +63,7 @@ class Plan:
         require(not (self.nesterov and self.second_moment), "nesterov goes with SGD: second_moment must then be 0")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
         require(min(self.proximal, self.clip_norm, self.time_budget) >= 0, "a bound must not be negative")
+        require(0 <= self.holdout < 1, "holdout must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,9 @@ class Task:
     Each device decides alone whether it is called (`calls`); `seed` makes its batches reproducible; an update
     counts within `deadline` seconds of the task's publication. `patch` is a shorter way to the weights, for those who
     have the weights before.
+
+    With `evaluate` a device says in its update what the task's weights make of its examples: of those that the plan
+    holds back, or of all where it holds none back. Without `train` the weights are only to be had: nothing is trained.
     """
 
     round: int
@@ -114,6 +120,8 @@ class Task:
     seed: int = 0
     deadline: float = 600.0
     patch: Patch | None = None
+    evaluate: bool = False
+    train: bool = True
 
     def __post_init__(self) -> None:
         require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
