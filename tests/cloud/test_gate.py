@@ -177,7 +177,7 @@ def test_what_devices_say_is_of_the_model_that_they_began_with(downlink: str) ->
         begun = [version.before for version in made]
         assert [one and one.scores["accuracy"] for one in of] == [accuracy(digest) for digest in begun]
         assert [version.federated for version in made] == [*of[1:], None]  # no round has begun with the last one
-        assert [version.gate.partition(":")[0] for version in made][0] == "promoted"
+        assert made[0].gate.startswith("promoted: ")
         assert [record.gate for record in found.records] == [
             "", *(f"model {version.round} {version.gate}" for version in made[:-1])
         ]  # fmt: skip
