@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.cloud.settings import Evaluation, Rounds, load_aggregator
+from fedfleet.cloud.settings import Evaluation, Metrics, Rounds, load_aggregator
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
 
@@ -21,14 +21,17 @@ def written(tmp_path: Path, text: str) -> Path:
 def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
     found = load_aggregator(written(tmp_path, HEAD))
     assert (found.strategy, found.rounds, found.plan, found.evaluation) == ("fedavg", Rounds(), Plan(), Evaluation())
+    assert found.metrics == Metrics("127.0.0.1", 0, "")
 
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
     text = HEAD + 'strategy = "fedprox"\nseed = 4\n[rounds]\ntotal = 3\nquorum = 2\ndeadline = 5\n'
+    text += '[metrics]\nhost = "0.0.0.0"\nport = 9464\ntensorboard = "events"\n'
     text += '[plan]\nepochs = 2\nlearning_rate = 1\n[evaluation]\ndata = "npz:held.npz"\n[broker]\nhost = "b"\n'
     found = load_aggregator(written(tmp_path, text))
     assert found.rounds == Rounds(total=3, quorum=2, deadline=5.0)
     assert found.plan == Plan(epochs=2, learning_rate=1.0)
+    assert found.metrics == Metrics("0.0.0.0", 9464, "events")
     assert (found.strategy, found.seed, found.broker.host, found.evaluation.data) == ("fedprox", 4, "b", "npz:held.npz")
 
 
@@ -42,6 +45,8 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         (HEAD + "[plan]\nepochs = 0", "plan: epochs or steps must be above 0"),
         (HEAD + "[rounds]\nshare = 1.5", "rounds: share must be above 0 and at most 1"),
         (HEAD + "[rounds]\nquorum = 0", "rounds: quorum must be at least 1"),
+        (HEAD + "[metrics]\nport = 65536", "metrics: port must be 0 to 65535, 0 for none"),
+        (HEAD + '[metrics]\nhost = ""', "metrics: host must not be empty"),
         (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
         (HEAD + 'strategy = "trimmed:0.6"', "strategy: strategy 'trimmed:0.6': write it as trimmed:SHARE"),
         (HEAD + '[plan]\ncodec = "zip"', "plan.codec: unknown codec 'zip'; known: float32"),

@@ -35,6 +35,21 @@ def test_a_birth_of_an_older_start_does_not_bring_it_back() -> None:
     assert presence.see("a", Status("ready", 3))
 
 
+def test_who_takes_notes_is_told_who_was_heard_of() -> None:
+    presence = Presence()
+    presence.see("a", Status("ready", 2))
+    presence.see("b", Status("asleep", 1, reason="until 22:00"))
+    presence.heard("c")  # of whom no status is known
+    assert presence.changed == {"a", "b"}
+    assert presence.statuses == {"a": Status("ready", 2), "b": Status("asleep", 1, reason="until 22:00")}
+    presence.changed.clear()
+    presence.see("a", Status("lost", 1))  # a latecomer
+    assert presence.changed == set()
+    presence.see("b", None)
+    presence.heard("a")
+    assert (presence.changed, set(presence.statuses)) == ({"a", "b"}, {"a"})
+
+
 def test_a_device_that_was_removed_may_begin_anew() -> None:
     presence = Presence()
     presence.see("a", Status("ready", 9, declined=4, reason="full"))

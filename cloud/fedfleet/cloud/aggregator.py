@@ -111,6 +111,10 @@ class Aggregator:
             return f"{have} of {want} devices are there"
         return self._round.verdict(self._clock() - self._began).reason
 
+    def declined(self) -> dict[str, str]:
+        """Return the devices that will not contribute to the round, and why."""
+        return dict(self._round.declined) if self._round else {}
+
     def progress(self) -> tuple[int, int, int]:
         """Return the number of the round, how many devices it has called, and how many of them have reported."""
         if self._round is None:
@@ -146,7 +150,9 @@ class Aggregator:
             elif delivery.topic.endswith("/want"):
                 self._outbox.repeat(decode(Want, delivery.payload).names)
             elif self._intake is not None:
-                self._intake.take(self._topics.device(delivery.topic), delivery)
+                device = self._topics.device(delivery.topic)
+                self.presence.heard(device)
+                self._intake.take(device, delivery)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
 
@@ -159,7 +165,8 @@ class Aggregator:
         status = decode(Status, payload) if payload else None
         self.presence.see(device, status)
         if status is not None and status.declined:
-            log.warning("%s declined round %d: %s", device, status.declined, status.reason)
+            known = {"device": device, "round": status.declined}
+            log.warning("%s declined round %d: %s", device, status.declined, status.reason, extra=known)
         if self._round is not None:
             self._seat(self._round, device)
 
@@ -234,19 +241,22 @@ class Aggregator:
         return found
 
     def _end(self, round_: Round, verdict: Verdict) -> None:
-        seconds, bytes_up = self._clock() - self._began, self._intake.bytes if self._intake else 0
+        seconds = self._clock() - self._began
+        bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
         before = self._judged(round_) if verdict.state == "closed" else None
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
             self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
         else:
-            log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
+            number = round_.task.round
+            log.warning("round %d abandoned: %s", number, verdict.reason, extra={"round": number})
             self._journal.abandon_round(round_.task.round)
         self._superseded += round_.task.moving
         self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights), federated=before)
+        record = recorded(round_, verdict, seconds, bytes_up, self.weights, refused)
+        record = replace(record, federated=before)
         if not self.done:
             self._begin()  # first the devices' work, then our own
         central, found = self._evaluate is not None, self._scored(record)

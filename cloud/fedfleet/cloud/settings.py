@@ -62,6 +62,22 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Metrics:
+    """Where the aggregator's numbers go: to Prometheus, which asks at `host` and `port`, nowhere if `port` is 0.
+
+    And to event files in the folder `tensorboard`, which is relative to the settings file; to none where it is empty.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tensorboard: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.host), "host must not be empty")
+        require(0 <= self.port <= 65535, "port must be 0 to 65535, 0 for none")
+
+
+@dataclass(frozen=True)
 class AggregatorSettings:
     """`settings.toml`. `model` is a folder that `fedfleet compile` wrote; it and `state` are relative to the file."""
 
@@ -74,6 +90,7 @@ class AggregatorSettings:
     rounds: Rounds = field(default_factory=Rounds)
     plan: Plan = field(default_factory=Plan)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")
