@@ -138,6 +138,10 @@ AGGREGATE = {
     "no broker": (FLEET + "[broker]\nport = 9\n", "no broker at 127.0.0.1:9: Connection refused"),
     "no model": ('fleet = "f"\nmodel = "nowhere"\n', "nowhere"),
     "no held-out data": (FLEET + '[evaluation]\ndata = "npz:none.npz"\n', "none.npz cannot be read"),
+    "a gate by another metric": (
+        FLEET + '[evaluation]\nevery = 1\ngate = "accuracy"\n',
+        "evaluation.gate 'accuracy' is none of this model's: take rmse or loss",
+    ),
     "password not set": (
         FLEET + '[broker]\nusername = "u"\npassword_env = "NOT_SET_AT_ALL"\n',
         "NOT_SET_AT_ALL, which is not set",

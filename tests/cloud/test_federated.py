@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedfleet.cloud.federated import MOST, PERCENTILES, Federated, Measure, federated, percentiles, told
+from fedfleet.cloud.federated import MOST, PERCENTILES, Federated, Measure, brief, federated, percentiles, told
 from fedfleet.wire.messages import Update
 
 ACCURACY, RMSE, MAE = Measure(), Measure("rmse", 125.0), Measure("mae", 2.0)
@@ -109,7 +109,11 @@ def test_devices_that_say_nothing_are_no_part_of_it() -> None:
 def test_it_is_told_in_a_line() -> None:
     found = federated([says("a", 1.0, 3.0, 4), says("b", 4.0, 2000.0, 4000), update("c", eval_examples=1)], 1, ACCURACY)
     assert found is not None
-    assert told(found, (50,)) == (
-        "loss 0.0012 (p50 0.1255), accuracy 0.5002 (p50 0.6250); 2 devices, 4,004 examples, 1 left out"
+    assert told(found) == (
+        "loss 0.0012 (p5 0.0135, p25 0.0633, p50 0.1255, p75 0.1878, p95 0.2375), "
+        "accuracy 0.5002 (p5 0.5125, p25 0.5625, p50 0.6250, p75 0.6875, p95 0.7375); "
+        "2 devices, 4,004 examples, 1 left out"
     )
+    assert brief(found) == "accuracy 0.5002 (0.5125 to 0.7375)"
+    assert brief(Federated(1, 0, 0, 3)) == "no metrics"
     assert told(Federated(1, 0, 0, 3)) == "no metrics; 0 devices, 0 examples, 3 left out"

@@ -14,7 +14,7 @@ from fedfleet.cli.logs import FIELDS, Format, Say, ending, voice
 from fedfleet.cli.terminal import interruptible
 from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.evaluate import evaluator, measured
-from fedfleet.cloud.federated import Measure, told
+from fedfleet.cloud.federated import Measure, brief
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
@@ -87,7 +87,7 @@ def line(record: RoundRecord) -> str:
     scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores.items()) or "no scores"
     turnout = f"{record.reported} of {record.called} reported, {record.late} late, {record.seconds:.1f} s"
     said = f"round {record.round} {record.state}: {turnout}; {scores if record.state == 'closed' else record.reason}"
-    found = [f"model {record.federated.of} on devices: {told(record.federated)}"] if record.federated else []
+    found = [f"model {record.federated.of} on devices: {brief(record.federated)}"] if record.federated else []
     return "; ".join([said, *found, *([record.gate] if record.gate else [])])
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich import box
@@ -14,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfleet.cloud import registry
-from fedfleet.cloud.federated import PERCENTILES, told
+from fedfleet.cloud.federated import brief, told
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import Version
 from fedfleet.wire.errors import StoreError
@@ -23,6 +24,19 @@ State = Annotated[Path, typer.Argument(help="The aggregator's state folder.")]
 Which = Annotated[str, typer.Argument(help="A round, or a name that was given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet model "
+
+
+class Column(NamedTuple):
+    """What a list of models has only where one of them has something to say there."""
+
+    title: str
+    of: Callable[[Version], str]
+
+
+JUDGED = (
+    Column("on devices", lambda version: brief(version.federated) if version.federated else ""),
+    Column("gate", lambda version: version.gate.partition(":")[0]),
+)
 
 app = typer.Typer(
     help="The global models that an aggregator has made: where each comes from, which one is in use.",
@@ -39,17 +53,16 @@ def listed(state: State, as_json: AsJson = False) -> None:
         _print([facts(version) for version in found])
         return
     table = Table(box=box.ROUNDED, border_style="dim")
-    judged = any(version.federated or version.gate for version in found)
-    more = ("on devices", "gate") if judged else ()
-    for title in ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names", *more):
+    more = [column for column in JUDGED if any(column.of(version) for version in found)]
+    titles = ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names")
+    for title in (*titles, *(column.title for column in more)):
         table.add_column(title, overflow="fold")
     for version in found:
         made = f"{version.round}" if version.origin is None else f"{version.round} = {version.origin}"
         weights = version.weights[:12] + ("" if version.kept else " (not kept)")
         devices, examples = len(version.contributors), version.examples
         cells = (made, version.ended, devices, f"{examples:,}", scores(version), weights, ", ".join(version.names))
-        on_devices = told(version.federated, (5, 95)) if version.federated else ""
-        table.add_row(*(Text(str(cell)) for cell in (*cells, on_devices, version.gate)[: 7 + len(more)]))
+        table.add_row(*(Text(str(cell)) for cell in (*cells, *(column.of(version) for column in more))))
     Console().print(table)
 
 
@@ -61,7 +74,7 @@ def show(state: State, which: Which, as_json: AsJson = False) -> None:
     if as_json:
         _print(found)
         return
-    found["federated"] = told(version.federated, PERCENTILES) if version.federated else ""
+    found["federated"] = told(version.federated) if version.federated else ""
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")

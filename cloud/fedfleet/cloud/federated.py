@@ -95,14 +95,18 @@ def _between(ranked: Sequence[float], place: float) -> float:
     return ranked[below] + (ranked[above] - ranked[below]) * (place - below)
 
 
-def told(found: Federated, shown: Sequence[int] = (5, 50, 95)) -> str:
-    """Return it in a line, with some of the PERCENTILES."""
-    scores = [
-        f"{name} {mean:.4f} ({_spread(found.spread.get(name, {}), shown)})" for name, mean in found.scores.items()
-    ]
+def told(found: Federated) -> str:
+    """Return all of it in a line."""
+    spread = {name: [f"{part} {value:.4f}" for part, value in each.items()] for name, each in found.spread.items()}
+    scores = [f"{name} {mean:.4f} ({', '.join(spread.get(name, []))})" for name, mean in found.scores.items()]
     out = f", {found.left_out} left out" if found.left_out else ""
     return f"{', '.join(scores) or 'no metrics'}; {found.devices} devices, {found.examples:,} examples{out}"
 
 
-def _spread(spread: Mapping[str, float], shown: Sequence[int]) -> str:
-    return ", ".join(f"p{part} {spread[f'p{part}']:.4f}" for part in shown if f"p{part}" in spread)
+def brief(found: Federated) -> str:
+    """Return its score in a few words, the loss where there is no other: the mean, and from the 5th to the 95th."""
+    if not found.scores:
+        return "no metrics"
+    name, mean = list(found.scores.items())[-1]
+    spread = found.spread.get(name, {})
+    return f"{name} {mean:.4f}" + (f" ({spread['p5']:.4f} to {spread['p95']:.4f})" if spread else "")

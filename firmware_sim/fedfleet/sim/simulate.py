@@ -14,10 +14,10 @@ import numpy as np
 from rich.console import Console
 
 from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Evaluation, Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
@@ -195,7 +195,9 @@ def _federate(
 
     rounds = replace(wanted.rounds, devices=wanted.devices)
     plan = strategy(wanted.strategy)
-    federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed, wanted.strategy)
+    judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
+    asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
+    federation = Federation(compiled.program, compiled.shared, plan, *asked)
     journal = Journal(stage.folder / "cloud")
     try:
         aggregator = Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, time.monotonic, scorer, ended)
