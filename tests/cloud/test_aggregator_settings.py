@@ -50,6 +50,14 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         (HEAD + '[metrics]\nhost = ""', "metrics: host must not be empty"),
         (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
         (HEAD + 'strategy = "trimmed:0.6"', "strategy: strategy 'trimmed:0.6': write it as trimmed:SHARE"),
+        (
+            HEAD + 'strategy = "median+scaffold"',
+            "strategy: strategy 'median+scaffold': scaffold combines updates in its",
+        ),
+        (
+            HEAD + 'strategy = "fednova"\n[plan]\nnesterov = true',
+            "strategy: fednova does not go with nesterov: set it to fa",
+        ),
         (HEAD + '[plan]\ncodec = "zip"', "plan.codec: unknown codec 'zip'; known: float32"),
         (HEAD + "[plan]\nholdout = 1", "plan: holdout must be at least 0 and below 1"),
         (HEAD + "[evaluation]\nevery = -1", "evaluation: every must not be negative"),

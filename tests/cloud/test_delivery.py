@@ -160,6 +160,9 @@ def test_nothing_is_brought_where_nothing_was_gone_back_to(tmp_path: Path) -> No
     assert found is not None and (found.round, found.weights) == (3, Blob.of(model + bytes(1)).digest)
     assert [as_task(found, Blob.of(PROGRAM), 10, newest).round for newest in (0, 2, 3, 4)] == [3, 3, 3, 5]
     journal.open_round(Task(4, Blob.of(PROGRAM), journal.put(model), Plan()))
-    assert gone_back_to(journal) is not None  # it is open: what began from it may still come to nothing
     journal.abandon_round(4)
+    assert gone_back_to(journal) == found  # which came to nothing
+    journal.open_round(Task(5, Blob.of(PROGRAM), journal.put(model), Plan()))
+    journal.close_round(5, model, b"moments")
+    assert gone_back_to(journal) is None
     journal.close()

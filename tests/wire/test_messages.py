@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.frames import pack
-from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, draw, encode, seen
+from fedfleet.wire.messages import Blob, Control, Patch, Plan, Receipt, Status, Task, Update, decode, draw, encode, seen
 from fedfleet.wire.record import Mismatch, plain
 
 TASK = Task(1, Blob("a" * 64, 10), Blob("b" * 64, 40), Plan())
@@ -34,6 +34,31 @@ TASK = Task(1, Blob("a" * 64, 10), Blob("b" * 64, 40), Plan())
 def test_a_task_survives_the_wire(plan: Plan, round_: int, share: float) -> None:
     task = replace(TASK, plan=plan, round=round_, share=share)
     assert decode(Task, encode(task)) == task
+
+
+def test_a_control_and_a_patch_survive_the_wire_and_move_with_the_task() -> None:
+    blob, control = Blob("c" * 64, 40), Control(Blob("d" * 64, 40), 4, (5, 9))
+    task = replace(TASK, round=12, patch=Patch("e" * 64, "int8", blob), control=control)
+    assert decode(Task, encode(task)) == task
+    assert task.moving == (TASK.weights, blob, control.blob)
+    assert task.needed == (TASK.program, TASK.weights, control.blob)
+    assert TASK.moving == (TASK.weights,) and TASK.needed == (TASK.program, TASK.weights)
+    assert [number for number in range(1, 12) if control.has(number)] == [4, 6, 7, 8, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("control", "text"),
+    [
+        ({"first": 0}, "first must be at least 1"),
+        ({"abandoned": [*range(65)]}, "more than 64 abandoned rounds"),
+        ({"abandoned": ["1"]}, r"control.abandoned\[0\] must be int, not str"),
+        ({"blob": None}, "control.blob must be a table"),
+    ],
+)
+def test_a_control_has_its_bounds(control: dict[str, object], text: str) -> None:
+    good = {"blob": plain(TASK.weights), "first": 1}
+    with pytest.raises(FrameError, match=text):
+        decode(Task, pack({**plain(TASK), "kind": "task", "control": {**good, **control}}))
 
 
 @pytest.mark.parametrize("codec", ["topk:0.1+int4+zlib", "of a newer fleet", "", "x" * 9000])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from fedfleet.cloud.delivery import as_task, gone_back_to
-from fedfleet.cloud.downlink import published
+from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federated import Federated, federated
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
 from fedfleet.cloud.gate import judged
@@ -209,9 +209,11 @@ class Aggregator:
     def _next_task(self) -> Task:
         options, number = self._federation.rounds, self._last_round + 1
         weights, patch = published(self._journal, self.weights, self._journal.ended_task(), options.downlink, number)
+        control = controlled(self._journal, self._federation.strategy, self._moments, number)
         seed, every = self._federation.seed, self._federation.evaluation.every
-        task = Task(number, self._program, weights, self._plan, options.share, seed, options.deadline, patch)
-        return replace(task, evaluate=every > 0 and self._journal.closed_rounds() % every == 0)
+        evaluate = every > 0 and self._journal.closed_rounds() % every == 0
+        share, deadline = options.share, options.deadline
+        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, control, evaluate)
 
     def _calling(self, task: Task) -> Task:
         """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
@@ -232,8 +234,8 @@ class Aggregator:
 
     def _resume(self, task: Task) -> Round:
         """Return the round of `task` with whatever the journal has counted for it."""
-        aggregate = self._federation.strategy.aggregate(self.weights.size)
-        found = Round(task, self.weights.size, aggregate, self._federation.quorum, ())
+        values = self._federation.strategy.values(self.weights.size)
+        found = Round(task, values, self._federation.strategy.aggregate(values), self._federation.quorum, ())
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):

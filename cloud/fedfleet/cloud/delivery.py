@@ -7,9 +7,8 @@ from fedfleet.wire.messages import Blob, Plan, Task
 
 
 def gone_back_to(journal: Journal) -> Model | None:
-    """Return the newest model if it is an older one that was gone back to, and no round has begun from it since."""
-    model, last = journal.model(), journal.ended_task()
-    return model if model is not None and last is not None and model.round > last.round else None
+    """Return the newest model if it is an older one that was gone back to, and no round has made another since."""
+    return journal.model() if journal.rolled_back() else None
 
 
 def as_task(model: Model, program: Blob, parameters: int, newest: int) -> Task:

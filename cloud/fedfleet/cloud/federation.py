@@ -20,6 +20,7 @@ from fedfleet.wire.messages import Blob, Plan, Update
 
 Evaluate = Callable[[Weights], dict[str, float]]
 MAX_METRIC = 2.0**53
+OTHER = "the journal was written with another strategy; go on with that, or choose another state folder"
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,11 @@ class Federation:
 def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]:
     """Return the newest model in `journal`, or what the federation begins with; raises StoreError for another's."""
     model = journal.model()
-    size = federation.weights.size
+    size, control = federation.weights.size, federation.strategy.control
     empty = federation.strategy.server.moments(size)
+    last = journal.open_task() or journal.ended_task()
+    if last is not None and (last.control is None) is not (control is None):
+        raise StoreError(OTHER)
     if model is None:
         return federation.weights, empty
     weights = np.frombuffer(journal.get(model.weights), "<f4").astype(np.float32)
@@ -85,10 +89,9 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
         )
     moments = np.load(io.BytesIO(journal.get(model.moments)), allow_pickle=False)
     if moments.shape != empty.shape:
-        raise StoreError(
-            "the journal was written with another strategy; go on with that, or choose another state folder"
-        )
-    return weights, moments
+        raise StoreError(OTHER)
+    # devices do not go back: their control variates begin anew with one of zeros
+    return weights, empty if control and journal.rolled_back() else moments
 
 
 def packed(weights: Weights, moments: Moments) -> tuple[bytes, bytes]:

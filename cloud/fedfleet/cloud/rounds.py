@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from fedfleet.cloud.sums import Aggregate
+from fedfleet.cloud.sums import Aggregate, Told
 from fedfleet.wire.codecs import grow
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.messages import Receipt, Task, Update, seen
@@ -27,7 +27,10 @@ class Round:
     """The round of one task. Devices come, go and report; `verdict` says whether it is over."""
 
     def __init__(self, task: Task, parameters: int, aggregate: Aggregate, quorum: int, present: Iterable[str]) -> None:
-        """Call those of the devices `present` that `task` calls; at least `quorum` of them must report."""
+        """Call those of the devices `present` that `task` calls; at least `quorum` of them must report.
+
+        `parameters` is how many values an update has.
+        """
         self.task = task
         self.aggregate = aggregate
         self.quorum = quorum
@@ -64,7 +67,8 @@ class Round:
         if (receipt := self.foresee(update.device, update.round)) is not None:
             return receipt
         try:
-            self.aggregate.add(grow(update.codec, update.delta, self.parameters), update.examples)
+            delta = grow(update.codec, update.delta, self.parameters)
+            self.aggregate.add(delta, update.examples, Told(self.task.plan, update.metrics))
         except StoreError:
             raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:

@@ -101,6 +101,7 @@ def load_aggregator(path: Path) -> AggregatorSettings:
     settings = load(path, AggregatorSettings)
     for key, known, value in (
         ("strategy", strategy, settings.strategy),
+        ("strategy", lambda name: strategy(name).plan(settings.plan), settings.strategy),
         ("plan.codec", codec, settings.plan.codec),
         ("rounds.downlink", codec, settings.rounds.downlink or "float32"),
     ):

@@ -8,7 +8,7 @@ on. Crash-only: what must survive is in `State` before anything is sent, and a d
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from fedfleet.edge.downloads import Fetcher
@@ -100,7 +100,7 @@ class Agent:
         elif not task.calls(self.device):
             self._drop(task)
             self._state.finish(task.round)
-        elif not self._hold().state and self._fetcher.fetch(task.program) and self._fetcher.fetch(self._way(task)):
+        elif not self._hold().state and all(map(self._fetcher.fetch, self._wanted(task))):
             self._work(task)
 
     def _handle(self, delivery: Delivery) -> None:
@@ -138,7 +138,7 @@ class Agent:
     def _work(self, task: Task) -> None:
         program, weights = self._state.blobs / task.program.digest, self._state.blobs / task.weights.digest
         patch = (task.patch.base, task.patch.blob.digest) if task.patch and not weights.is_file() else ()
-        self._state.forget_blobs((task.program.digest, task.weights.digest, *patch))
+        self._state.forget_blobs((*(blob.digest for blob in task.needed), *patch))
         if not task.train:
             self._drop(task)
             self._state.finish(task.round)
@@ -167,6 +167,10 @@ class Agent:
         if gone := self._state.spool.clear():
             self._dropped += gone
             log.warning("round %d: an update of an earlier round was never counted, and is dropped", task.round)
+
+    def _wanted(self, task: Task) -> Iterator[Blob]:
+        """What `task` takes, one after the other."""
+        return (self._way(task) if blob == task.weights else blob for blob in task.needed)
 
     def _way(self, task: Task) -> Blob:
         """What to fetch for the weights: the patch to those that are here, where there are such, or the whole."""
@@ -197,7 +201,7 @@ class Agent:
     def _decline(self, task: Task, error: FedfleetError) -> None:
         """Give this round up and say why; the next one finds the device ready."""
         log.error("round %d declined: %s", task.round, error)
-        sound = [self._state.verify(blob) for blob in (task.program, task.weights)]
+        sound = [self._state.verify(blob) for blob in task.needed]
         if isinstance(error, ProgramError) and not all(sound):
             self._detour = task.round
             return  # what was on disk has rotted and is gone, or a patch was no good: the next step fetches the whole

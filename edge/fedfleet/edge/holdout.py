@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,14 @@ Index = npt.NDArray[np.int64]
 LOSS, METRIC, COUNT = "eval_loss", "eval_metric", "eval_examples"
 
 
-def divided(parts: Sequence[npt.NDArray[np.void]], share: float) -> tuple[Index, Index]:
+class Divide(NamedTuple):
+    """Where the examples lie that are trained on, and those that are held back for evaluation, counted through all."""
+
+    learned: Index
+    held: Index
+
+
+def divided(parts: Sequence[npt.NDArray[np.void]], share: float) -> Divide:
     """Return where the examples lie that are trained on, and those that are held back, about a `share` of all; 0 for
     all, twice.
 
@@ -28,12 +36,12 @@ def divided(parts: Sequence[npt.NDArray[np.void]], share: float) -> tuple[Index,
     """
     if share == 0:
         everything = np.arange(sum(map(len, parts)))
-        return everything, everything
+        return Divide(everything, everything)
     found = [np.array(checksums(part), np.uint32) for part in parts]
     held = np.concatenate(found) < share * 2**32 if found else np.zeros(0, np.bool_)
     if held.all():
         raise DataError(f"all {len(held)} examples are held back by the plan's holdout of {share:g}: collect some more")
-    return np.flatnonzero(~held), np.flatnonzero(held)
+    return Divide(np.flatnonzero(~held), np.flatnonzero(held))
 
 
 def examined(program: Program, batches: Iterable[Batch], stop: Stop) -> dict[str, float] | None:

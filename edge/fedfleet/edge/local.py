@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedfleet.edge.controls import Controls
 from fedfleet.edge.data import Batch, Store, batches, gathered
-from fedfleet.edge.holdout import Index, divided, examined
+from fedfleet.edge.holdout import COUNT, LOSS, Divide, Index, divided, examined
 from fedfleet.edge.private import Private
 from fedfleet.edge.residual import encoded
 from fedfleet.edge.runtime import Program, read_blob
@@ -28,7 +29,7 @@ class LocalTrainer:
     """A trainer that runs the program right here; the child process is built around it."""
 
     def __init__(self, device: str, examples: Path) -> None:
-        """Train for `device` on the store in folder `examples`; `local` and `residual` beside it hold what stays."""
+        """Train for `device` on the store in folder `examples`; what stays is kept beside it."""
         self._device = device
         self._examples = examples
         self._program: Program | None = None
@@ -40,20 +41,22 @@ class LocalTrainer:
         shared = task_weights(weights, task)
         if shared.shape != (self._program.shared,):
             raise ProgramError(f"weights have shape {shared.shape}, the program wants ({self._program.shared},)")
-        private = Private(self._examples.with_name("local"), self._program.digest, self._program.local)
+        private = self._kept("local", task, self._program.local, programs=2)
         start = np.concatenate([shared, private.before(task.round)])
         store = Store.open(self._examples)
         if len(store) == 0:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
         self._program.set(start)
-        seed, records = batch_seed(task, self._device), store.records()
-        parts = [Examples(part["x"], part["y"]) for part in records]
-        learned, kept = divided(records, task.plan.holdout)
-        asked = labelled(gathered(parts, kept, self._program.batch), self._program.classes)
-        before = examined(self._program, asked if task.evaluate else (), stop)
+        seed = batch_seed(task, self._device)
+        records = store.records()
+        parts, divide = [Examples(part["x"], part["y"]) for part in records], divided(records, task.plan.holdout)
+        before = said(self._program, task, parts, divide, stop)
         if before is None:
             return None
-        drawn = labelled(planned(parts, learned, self._program.batch, task.plan, seed), self._program.classes)
+        control = self._controls(task, weights, shared.size)
+        if control is not None:
+            self._program.correct(np.concatenate([control.correction, np.zeros_like(self._program.local)]))
+        drawn = labelled(planned(parts, divide.learned, self._program.batch, task.plan, seed), self._program.classes)
         losses = fit(self._program, task.plan, drawn, stop, seed)
         if losses is None:
             return None
@@ -64,9 +67,7 @@ class LocalTrainer:
                 f"training diverged in round {task.round}: weights are not finite; lower the learning rate"
             )
         codec = spoken(task.plan.codec)
-        nothing = np.zeros(shared.size, np.float32)
-        residual = Private(self._examples.with_name("residual"), self._program.digest, nothing, programs=1)
-        data = encoded(codec, delta[: shared.size], residual, task.round, seed)
+        data = self._encoded(codec, task, delta[: shared.size], control, losses.steps)
         if self._program.local.size:
             private.keep(task.round, trained[shared.size :])
         metrics = {
@@ -75,7 +76,31 @@ class LocalTrainer:
             "seconds": losses.seconds,
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        return Update(task.round, self._device, len(learned), codec, data, metrics | before)
+        return Update(task.round, self._device, len(divide.learned), codec, data, metrics | before)
+
+    def _controls(self, task: Task, weights: Path, size: int) -> Controls | None:
+        """What `task` has this device correct its gradients by, if anything."""
+        if task.control is None:
+            return None
+        digest = task.control.blob.digest
+        server = read_weights(weights.with_name(digest), digest)
+        if server.size != size:
+            raise ProgramError(f"the control has {server.size} weights, the program shares {size}")
+        return Controls(server, self._kept("control", task, np.zeros_like(server)).before(task.round, task.control.has))
+
+    def _encoded(self, codec: str, task: Task, delta: Weights, control: Controls | None, steps: int) -> bytes:
+        """What goes up, once what stays here for later rounds is on the disk; the weights' change comes first."""
+        change = control.change(delta, steps, task.plan.learning_rate) if control else delta[:0]
+        learned = np.concatenate([delta, change]) if control else delta
+        residual = self._kept("residual", task, np.zeros_like(learned))
+        data = encoded(codec, learned, residual, task.round, batch_seed(task, self._device))
+        if control and task.control:
+            self._kept("control", task, control.own).keep(task.round, control.own + change, task.control.has)
+        return data
+
+    def _kept(self, name: str, task: Task, initial: Weights, programs: int = 1) -> Private:
+        """What lies beside the examples, of the task's program."""
+        return Private(self._examples.with_name(name), task.program.digest, initial, programs)
 
     def close(self) -> None:
         """Forget the program."""
@@ -98,7 +123,7 @@ def fit(program: Program, plan: Plan, drawn: Iterable[Batch], stop: Stop, seed: 
     total, steps = 0.0, 0
     began = time.monotonic()
     rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
-    adapted = any(rates[name] for name in SCALARS if name not in SGD)
+    adapted = program.corrected or any(rates[name] for name in SCALARS if name not in SGD)
     descent = {name: rates[name] * (not adapted) for name in SGD}
     for batch in drawn:
         asked = time.monotonic()
@@ -113,6 +138,26 @@ def fit(program: Program, plan: Plan, drawn: Iterable[Batch], stop: Stop, seed: 
         if plan.time_budget and time.monotonic() - began > plan.time_budget:
             break
     return Losses(total / max(steps, 1), steps, time.monotonic() - began)
+
+
+def said(
+    program: Program, task: Task, parts: Sequence[Examples], divide: Divide, stop: Stop
+) -> dict[str, float] | None:
+    """Return what `task` wants to know of the program's weights as they are, as metrics; None if stopped.
+
+    Raises ProgramError where a loss that the round is to be weighed by is not finite.
+    """
+    metrics: dict[str, float] = {}
+    for wanted, index in (("before", divide.learned), ("evaluate", divide.held)):
+        if not (task.plan.before if wanted == "before" else task.evaluate):
+            continue
+        found = examined(program, labelled(gathered(parts, index, program.batch), program.classes), stop)
+        if found is None:
+            return None
+        if wanted == "before" and LOSS not in found:
+            raise ProgramError("the model's loss on this device's examples is not finite; lower the learning rate")
+        metrics |= {"before": found[LOSS] / found[COUNT]} if wanted == "before" else found
+    return metrics
 
 
 def batch_seed(task: Task, device: str) -> int:

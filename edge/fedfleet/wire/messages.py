@@ -22,6 +22,7 @@ CHUNK = 64 * 1024
 MAX_BLOB = 256 * 1024 * 1024
 MAX_ROUND = 2**53 - 1  # JSON readers in other languages keep integers only so far
 MAX_METRICS = 32
+MAX_ABANDONED = 64
 STATES = ("ready", "training", "paused", "asleep", "away", "lost")
 OUTCOMES = ("counted", "missing", "refused")
 SGD = ("learning_rate", "momentum")
@@ -37,8 +38,9 @@ class Plan:
     `momentum`, Nesterov's if `nesterov`, or Adam if `second_moment` is above 0: then that decays the squared gradient,
     and `momentum` the gradient. `weight_decay` is decoupled (Loshchilov and Hutter 2019); `proximal` is FedProx's mu
     (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds of training,
-    0 meaning no bound. SCALARS names what goes into a step; SGD, what suffices where the rest is 0. `holdout` is the
-    share of its examples that a device never trains on, the same ones in every round.
+    0 meaning no bound. `before` asks for the metric of that name: the mean loss on what is trained on, before the first
+    step. `holdout` is the share of its examples that a device never trains on, the same ones in every round. SCALARS
+    names what goes into a step; SGD, what suffices where the rest is 0.
     """
 
     epochs: int = 1
@@ -52,6 +54,7 @@ class Plan:
     clip_norm: float = 0.0
     codec: str = "float32"
     time_budget: float = 0.0
+    before: bool = False
     holdout: float = 0.0
 
     def __post_init__(self) -> None:
@@ -101,12 +104,34 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Control:
+    """The server's control variate in SCAFFOLD (Karimireddy et al. 2020, algorithm 1), float32[P].
+
+    In it are the changes that devices made to theirs in rounds from `first` on, but for those that were `abandoned`.
+    """
+
+    blob: Blob
+    first: int
+    abandoned: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(1 <= self.first <= MAX_ROUND, "first must be at least 1")
+        require(len(self.abandoned) <= MAX_ABANDONED, f"more than {MAX_ABANDONED} abandoned rounds")
+
+    def has(self, round_: int) -> bool:
+        """Whether what a device contributed to `round_`, which is over, is in it."""
+        return round_ >= self.first and round_ not in self.abandoned
+
+
+@dataclass(frozen=True)
 class Task:
     """One round's work for the whole fleet. A newer task supersedes all others: the last round is over.
 
     Each device decides alone whether it is called (`calls`); `seed` makes its batches reproducible; an update
     counts within `deadline` seconds of the task's publication. `patch` is a shorter way to the weights, for those who
-    have the weights before.
+    have the weights before. With a `control`, an update has the changes of two vectors: the weights, and the device's
+    own control variate.
+
 
     With `evaluate` a device says in its update what the task's weights make of its examples: of those that the plan
     holds back, or of all where it holds none back. Without `train` the weights are only to be had: nothing is trained.
@@ -120,6 +145,7 @@ class Task:
     seed: int = 0
     deadline: float = 600.0
     patch: Patch | None = None
+    control: Control | None = None
     evaluate: bool = False
     train: bool = True
 
@@ -131,8 +157,13 @@ class Task:
 
     @property
     def moving(self) -> tuple[Blob, ...]:
-        """What the task names that the next one does not: its weights, and the patch to them."""
-        return (self.weights, self.patch.blob) if self.patch else (self.weights,)
+        """What the task names that the next one does not: its weights, the patch to them, the control."""
+        return (self.weights, *(named.blob for named in (self.patch, self.control) if named))
+
+    @property
+    def needed(self) -> tuple[Blob, ...]:
+        """What a device trains on: the program, the weights, the control."""
+        return (self.program, self.weights, *((self.control.blob,) if self.control else ()))
 
     def calls(self, device: str) -> bool:
         """Whether `device` takes part: each device decides alone, so there is no check-in."""

@@ -111,6 +111,7 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
     least = strategy(wanted.strategy).least
+    strategy(wanted.strategy).plan(wanted.plan)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
