@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import environment, until
+from processes import ROOT, environment, until
 from typer.testing import CliRunner
 
 from fedfleet.cli.main import app
@@ -28,10 +28,10 @@ from fedfleet.cloud.presence import Presence
 from fedfleet.wire.errors import FedfleetError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, Update
 
-SETTINGS = 'fleet = "mill"\nmodel = "model"\nstate = "state"\n'
-WAITING = Standing(
-    "mill", "fedavg", 9, 3, "1 reported, quorum 2; waiting for b", "", 3, 2, 3, 1, 1, ("c: no examples",)
-)
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+SETTINGS = 'fleet = "pumps"\nmodel = "model"\nstate = "state"\n'
+WHY = "1 reported, quorum 2; waiting for more devices; 1 declined, pump-3: no examples"
+WAITING = Standing("pumps", "fedavg", 9, 3, WHY, "", 3, 2, 3, 1, 1, ("pump-3: no examples",))
 
 
 class Cloud:
@@ -43,7 +43,7 @@ class Cloud:
             task = Task(number, Blob.of(b"program"), self.journal.put(np.full(2, number, "<f4").tobytes()), Plan())
             self.journal.open_round(task, "fedavg")
             metrics = {"loss": 0.5 / number, "rss_mib": 61.25, "seconds": 2.5}
-            self.journal.count(Update(number, "a", 1000 * number, "int8", b"delta", metrics))
+            self.journal.count(Update(number, "pump-1", 1000 * number, "int8", b"delta", metrics))
             if number == 1:
                 self.journal.close_round(number, b"model", b"moments")
                 self.journal.score(number, {"accuracy": 0.75})
@@ -57,9 +57,9 @@ class Cloud:
             self.notes.round(record)
         self.presence = Presence()
         for name, status in (
-            ("a", Status("ready", 1)),
-            ("b", Status("paused", 4, reason="82.5 degrees \x5b")),
-            ("c", Status("ready", 1, 3, "no examples")),
+            ("pump-1", Status("ready", 1)),
+            ("pump-2", Status("paused", 4, reason="82 degrees C, above 80 [guards]")),
+            ("pump-3", Status("ready", 1, 3, "no examples")),
         ):
             self.presence.see(name, status)
         self.say(WAITING)
@@ -107,16 +107,25 @@ def cells(line: str) -> list[str]:
 def test_status_says_why_the_round_waits(here: Path) -> None:
     shown = run("status", "state")
     rows = dict(cells(line) for line in shown.splitlines() if line.startswith("│") and len(cells(line)) == 2)
-    assert rows["fleet"] == "mill, fedavg"
+    assert rows["fleet"] == "pumps, fedavg"
     assert (rows["aggregator"], rows["round"]) == ("running", "3, 1 of 9 closed")
-    assert rows["why"] == "1 reported, quorum 2; waiting for b"
+    assert rows["why"] == WHY
     assert rows["devices"] == "1 paused, 2 ready"
-    assert (rows["in the round"], rows["declined"]) == ("3 called, 1 reported, 1 declined", "c: no examples")
+    assert (rows["in the round"], rows["declined"]) == ("3 called, 1 reported, 1 declined", "pump-3: no examples")
     last = [cells(line) for line in shown.splitlines() if line.startswith("│") and len(cells(line)) == 6]
     assert [(row[0], *row[2:]) for row in last[1:]] == [
         ("1", "closed", "1 of 3", "4.5", "accuracy 0.7500"),
         ("2", "abandoned", "1 of 3", "60.0", "deadline of 60 s"),
     ]
+
+
+def test_the_documents_show_what_is_printed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "116")
+    text = (ROOT / "docs" / "operations.md").read_text()
+    shown = re.findall(r"```\n\$ fedfleet fleet (.*)\n([^`]*)```", text)
+    assert [command.split()[0] for command, _ in shown] == ["status", "list", "show"]
+    for command, screen in shown:
+        assert TIME.sub("", run(*command.split())) == TIME.sub("", screen)
 
 
 def test_the_settings_file_will_do_as_well(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,14 +137,14 @@ def test_the_settings_file_will_do_as_well(here: Path, tmp_path: Path, monkeypat
 def test_json_has_it_all(here: Path) -> None:
     found = read("status", "state")
     assert (found["state"], found["closed"], found["states"]) == ("running", 1, {"paused": 1, "ready": 2})
-    assert (found["now"]["round"], found["now"]["reasons"]) == (3, ["c: no examples"])
+    assert (found["now"]["round"], found["now"]["reasons"]) == (3, ["pump-3: no examples"])
     assert found["rounds"][0]["scores"] == {"accuracy": 0.75}
     assert [(each["device"], each["part"]) for each in read("list", "state")] == [
-        ("a", "counted"),
-        ("b", "called"),
-        ("c", "declined"),
+        ("pump-1", "counted"),
+        ("pump-2", "called"),
+        ("pump-3", "declined"),
     ]
-    a = read("show", "state", "a")
+    a = read("show", "state", "pump-1")
     assert {key: a[key] for key in read("list", "state")[0]} == read("list", "state")[0]
     assert [(each["round"], each["state"]) for each in a["history"]] == [(1, "closed"), (2, "abandoned"), (3, "open")]
 
@@ -143,28 +152,28 @@ def test_json_has_it_all(here: Path) -> None:
 def test_list_and_show(here: Path) -> None:
     rows = [cells(line) for line in run("list", "state").splitlines() if line.startswith("│")]
     assert [(row[0], row[1], row[2], *row[4:]) for row in rows[1:]] == [
-        ("a", "ready", "", "counted", "1", "1", "1,000", "0.5", "61.25"),
-        ("b", "paused", "82.5 degrees [", "called", "0", "-", "0", "-", "-"),
-        ("c", "ready", "declined round 3: no examples", "declined", "0", "-", "0", "-", "-"),
+        ("pump-1", "ready", "", "counted", "1", "1", "1,000", "0.5", "61.25"),
+        ("pump-2", "paused", "82 degrees C, above 80 [guards]", "called", "0", "-", "0", "-", "-"),
+        ("pump-3", "ready", "declined round 3: no examples", "declined", "0", "-", "0", "-", "-"),
     ]
-    history = [cells(line) for line in run("show", "state", "a").splitlines() if line.startswith("│ ")]
+    history = [cells(line) for line in run("show", "state", "pump-1").splitlines() if line.startswith("│ ")]
     assert [row[2:] for row in history if row[0] in ("1", "2", "3")] == [
         ["closed", "1,000", "int8", "0.5", "2.5", "61.25"],
         ["abandoned", "2,000", "int8", "0.25", "2.5", "61.25"],
         ["open", "3,000", "int8", "0.1667", "2.5", "61.25"],
     ]
-    assert "82.5 degrees [" in run("show", "state", "b")
+    assert "82 degrees C, above 80 [guards]" in run("show", "state", "pump-2")
 
 
 def test_nothing_that_a_device_says_steers_the_terminal(here: Path, cloud: Cloud) -> None:
     metrics = {"loss": 0.5}
-    cloud.journal.count(Update(3, "b", 1, "\x1b[2J", b"delta", metrics))
-    assert "\x1b" not in run("show", "state", "b")
-    assert "?[2J" in run("show", "state", "b")
+    cloud.journal.count(Update(3, "pump-2", 1, "\x1b[2J", b"delta", metrics))
+    assert "\x1b" not in run("show", "state", "pump-2")
+    assert "?[2J" in run("show", "state", "pump-2")
 
 
 def test_mistakes_are_one_line(here: Path) -> None:
-    assert run("show", "state", "x") == "refused: no device 'x'; known are a, b, c"
+    assert run("show", "state", "x") == "refused: no device 'x'; known are pump-1, pump-2, pump-3"
     assert run("status", "nowhere").startswith("refused: nowhere/journal.sqlite: no such journal; name the state")
     (here / "other.toml").write_text("fleet = 1")
     assert run("status", "other.toml") == "refused: other.toml: fleet must be str, not int"
@@ -189,7 +198,7 @@ def started(*arguments: str, cwd: Path, **streams: Any) -> Iterator[subprocess.P
 
 def test_a_mistake_ends_with_2(here: Path) -> None:
     with started("show", "state", "x", cwd=here, stderr=subprocess.PIPE) as process:
-        assert process.communicate(timeout=60)[1] == "fedfleet: no device 'x'; known are a, b, c\n"
+        assert process.communicate(timeout=60)[1] == "fedfleet: no device 'x'; known are pump-1, pump-2, pump-3\n"
         assert process.returncode == 2
 
 
@@ -198,8 +207,8 @@ def test_watching_into_a_file_prints_what_changes(here: Path, cloud: Cloud) -> N
         assert process.stdout is not None
         first = [process.stdout.readline() for _ in range(3)]
         assert first[0] == "round 1 closed: 1 of 3 reported, 4.5 s; accuracy 0.7500\n"
-        assert first[2] == "round 3: 3 called, 1 reported, 1 declined; running: 1 reported, quorum 2; waiting for b\n"
-        cloud.say(Standing("mill", "fedavg", 9, 4, "no one is there", called=3))
+        assert first[2] == f"round 3: 3 called, 1 reported, 1 declined; running: {WHY}\n"
+        cloud.say(Standing("pumps", "fedavg", 9, 4, "no one is there", called=3))
         line = process.stdout.readline()
         assert line == "round 4: 3 called, 0 reported, 0 declined; running: no one is there\n"
         process.send_signal(signal.SIGINT)
@@ -208,10 +217,10 @@ def test_watching_into_a_file_prints_what_changes(here: Path, cloud: Cloud) -> N
 
 
 def test_watching_devices_as_json_prints_an_object_a_change(here: Path, cloud: Cloud) -> None:
-    with started("show", "state", "b", "--watch", "--json", cwd=here, stdout=subprocess.PIPE) as process:
+    with started("show", "state", "pump-2", "--watch", "--json", cwd=here, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["state"] == "paused"
-        cloud.presence.see("b", Status("ready", 4))
+        cloud.presence.see("pump-2", Status("ready", 4))
         cloud.say(WAITING)
         assert json.loads(process.stdout.readline())["state"] == "ready"
         process.send_signal(signal.SIGINT)
@@ -231,8 +240,8 @@ def test_watching_on_a_terminal_redraws(here: Path, cloud: Cloud) -> None:
         os.close(theirs)
         listener = Thread(target=listen)
         listener.start()
-        assert until(lambda: "82.5 degrees" in "".join(seen), 60)
-        cloud.presence.see("b", Status("asleep", 4, reason="until 22:00"))
+        assert until(lambda: "82 degrees C" in "".join(seen), 60)
+        cloud.presence.see("pump-2", Status("asleep", 4, reason="until 22:00"))
         cloud.say(WAITING)
         assert until(lambda: "until 22:00" in "".join(seen), 60)
         process.send_signal(signal.SIGINT)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedfleet.cloud.settings import Evaluation, Metrics, Rounds, load_aggregator
+from fedfleet.wire.calling import Needs
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
 
@@ -36,6 +37,14 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
     assert (found.strategy, found.seed, found.broker.host) == ("fedprox", 4, "b")
 
 
+def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
+    text = HEAD + '[rounds]\nquorum = 3\ncohort = 10\nover = 1.5\ngrace = 2\ntags = ["camera"]\nmemory_mib = 512\n'
+    found = load_aggregator(written(tmp_path, text)).rounds
+    assert found == Rounds(quorum=3, cohort=10, over=1.5, grace=2.0, tags=("camera",), memory_mib=512)
+    assert found.needs == Needs(("camera",), 512)
+    assert Rounds().needs == Needs()
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -48,6 +57,15 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
         (HEAD + "[rounds]\nquorum = 0", "rounds: quorum must be at least 1"),
         (HEAD + "[metrics]\nport = 65536", "metrics: port must be 0 to 65535, 0 for none"),
         (HEAD + '[metrics]\nhost = ""', "metrics: host must not be empty"),
+        (HEAD + "[rounds]\ncohort = -1", "rounds: cohort must be 0, for all that are called, or a number of updates"),
+        (HEAD + "[rounds]\ncohort = 9\nshare = 0.1", "rounds: share and cohort both say how many are called: set one"),
+        (HEAD + "[rounds]\ncohort = 4\nquorum = 5", "rounds: quorum must be at most cohort, at which a round closes"),
+        (HEAD + "[rounds]\ncohort = 4\nover = 0.9", "rounds: over must be 1 to 100 times the cohort"),
+        (HEAD + "[rounds]\nover = 2", "rounds: over and grace are of no use without cohort"),
+        (HEAD + "[rounds]\ngrace = 5", "rounds: over and grace are of no use without cohort"),
+        (HEAD + "[rounds]\ncohort = 4\ngrace = 600", "rounds: grace must be at least 0 seconds and below the deadline"),
+        (HEAD + '[rounds]\ntags = ["A"]', "rounds: each of tags must be 1 to 36 characters of a-z, 0-9 and -"),
+        (HEAD + "[rounds]\nmemory_mib = -1", "rounds: memory_mib must not be negative"),
         (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
         (HEAD + 'strategy = "trimmed:0.6"', "strategy: strategy 'trimmed:0.6': write it as trimmed:SHARE"),
         (

@@ -113,7 +113,7 @@ def printable(text: str) -> str:
 def _table(titles: Sequence[str]) -> Table:
     table = Table(box=box.ROUNDED, border_style="dim", show_header=bool(titles))
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap="UTC" in title)
     if not titles:
         table.add_column(justify="right", no_wrap=True)
         table.add_column(overflow="fold")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.downlink import controlled, published
@@ -20,6 +21,7 @@ from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
+from fedfleet.cloud.selection import target, window
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
@@ -29,7 +31,6 @@ from fedfleet.wire.topics import Topics
 log = logging.getLogger("fedfleet.aggregator")
 HASTE = 0.005  # seconds to wait for deliveries while there is something to send
 FAREWELL = 5.0
-PASSED_OVER = 1000  # how many round numbers may be passed over because they call too few
 
 
 class Aggregator:
@@ -65,6 +66,7 @@ class Aggregator:
         self._began = clock()
         self._intake: Intake | None = None
         self._delivered: Task | None = None
+        self._follows = ""  # the round before and what became of it, where that was nothing
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
         self._superseded += [Blob(back.weights, 4 * self.weights.size)] if back else []
@@ -107,9 +109,11 @@ class Aggregator:
     def waiting(self) -> str:
         """Why nothing is happening right now, in one line."""
         if self._round is None:
-            have, want = len(self.presence.devices), self._federation.rounds.devices
-            return f"{have} of {want} devices are there"
-        return self._round.verdict(self._clock() - self._began).reason
+            rounds = self._federation.rounds
+            needs = f" with {rounds.needs}" if str(rounds.needs) else ""
+            return f"{len(self.presence.fit(rounds.needs))} of {rounds.devices} devices are there{needs}"
+        reason = self._round.verdict(self._clock() - self._began).reason
+        return f"{reason}; round {self._round.task.round} follows {self._follows}" if self._follows else reason
 
     def declined(self) -> dict[str, str]:
         """Return the devices that will not contribute to the round, and why."""
@@ -137,9 +141,10 @@ class Aggregator:
 
     def _ready(self) -> bool:
         """Whether a round may begin: enough devices are there, or those of our last start had a deadline to return."""
-        if len(self.presence.devices) >= self._federation.rounds.devices:
+        rounds = self._federation.rounds
+        if len(self.presence.fit(rounds.needs)) >= rounds.devices:
             return True
-        return self._underway and self._clock() - self._began >= self._federation.rounds.deadline
+        return self._underway and self._clock() - self._began >= rounds.deadline
 
     def _handle(self, delivery: Delivery) -> None:
         try:
@@ -183,7 +188,7 @@ class Aggregator:
     def _begin(self) -> None:
         task = self._open_task()
         if task is None:
-            task = self._calling(self._next_task())
+            task = self._next_task()
             self._journal.open_round(task, self._federation.name)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
@@ -207,35 +212,31 @@ class Aggregator:
         self.done = self._outbox.idle and not self._bus.pending
 
     def _next_task(self) -> Task:
-        options, number = self._federation.rounds, self._last_round + 1
-        weights, patch = published(self._journal, self.weights, self._journal.ended_task(), options.downlink, number)
+        options, number, before = self._federation.rounds, self._last_round + 1, self._journal.ended_task()
+        weights, patch = published(self._journal, self.weights, before, options.downlink, number)
+        start, share = window(options, self._federation.quorum, before, self.presence.fit(options.needs))
         control = controlled(self._journal, self._federation.strategy, self._moments, number)
-        seed, every = self._federation.seed, self._federation.evaluation.every
-        evaluate = every > 0 and self._journal.closed_rounds() % every == 0
-        share, deadline = options.share, options.deadline
-        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, control, evaluate)
-
-    def _calling(self, task: Task) -> Task:
-        """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
-        present = self.presence.devices
-        wanted = min(self._federation.quorum, len(present))
-        numbered = (replace(task, round=number) for number in range(task.round, task.round + PASSED_OVER))
-        return next((found for found in numbered if sum(map(found.calls, present)) >= wanted), task)
+        seed, needs, deadline = self._federation.seed, options.needs, options.deadline
+        task = Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
+        every = self._federation.evaluation.every
+        return replace(task, evaluate=every > 0 and self._journal.closed_rounds() % every == 0)
 
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""
         task = self._journal.open_task()
         if task is None or (task.round >= self._last_round and task.program == self._program):
             return task
-        log.warning("round %d abandoned: a newer task, or another program, has taken its place", task.round)
-        self._journal.abandon_round(task.round)
+        self._abandon(task.round, "a newer task, or another program, has taken its place")
         self._superseded += task.moving
         return None
 
     def _resume(self, task: Task) -> Round:
         """Return the round of `task` with whatever the journal has counted for it."""
-        values = self._federation.strategy.values(self.weights.size)
-        found = Round(task, values, self._federation.strategy.aggregate(values), self._federation.quorum, ())
+        values, quorum = self._federation.strategy.values(self.weights.size), self._federation.quorum
+        aggregate = self._federation.strategy.aggregate(values)
+        full, grace = target(self._federation.rounds, quorum), self._federation.rounds.grace
+        fits = partial(self.presence.fits, needs=task.needs)
+        found = Round(task, values, aggregate, quorum, (), target=full, grace=grace, fits=fits)
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):
@@ -250,10 +251,9 @@ class Aggregator:
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
             self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
+            self._follows = ""
         else:
-            number = round_.task.round
-            log.warning("round %d abandoned: %s", number, verdict.reason, extra={"round": number})
-            self._journal.abandon_round(round_.task.round)
+            self._abandon(round_.task.round, verdict.reason)
         self._superseded += round_.task.moving
         self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
@@ -268,6 +268,11 @@ class Aggregator:
         """Return what the devices of a round made of the model that they began with, which is the newest there is."""
         model, updates = self._journal.model(), round_.counted.values() if round_.task.evaluate else ()
         return federated(updates, model.round if model else 0, self._federation.measure)
+
+    def _abandon(self, number: int, reason: str) -> None:
+        log.warning("round %d abandoned: %s", number, reason, extra={"round": number})
+        self._journal.abandon_round(number)
+        self._follows = f"round {number}, abandoned: {reason}"
 
     def _scored(self, record: RoundRecord) -> RoundRecord:
         if self._evaluate is None:

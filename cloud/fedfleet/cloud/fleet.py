@@ -19,6 +19,15 @@ ROUNDS = 5  # how many of the last rounds a fleet's state holds
 NAMED = 12  # how many known devices an error names
 
 
+LAST = """
+WITH last AS (
+    SELECT device AS name, count(*) AS many, max(round) AS newest FROM updates
+    WHERE round IN (SELECT round FROM rounds WHERE state = 'closed') {} GROUP BY device
+)
+SELECT name, many, newest, examples, metrics FROM last JOIN updates ON round = newest AND device = name
+"""
+
+
 @dataclass(frozen=True)
 class Ended:
     """A round that is over. What an aggregator had no time to note is 0, or empty. Times are UTC."""
@@ -175,10 +184,7 @@ def _rounds(database: sqlite3.Connection, which: str, count: int) -> tuple[Ended
 def _devices(database: sqlite3.Connection, name: str) -> list[Device]:
     """Return all devices, or the one of that name."""
     one, values = ("AND device = ?", (name,)) if name else ("", ())
-    # SQLite takes examples and metrics from the row that has the largest round
-    made = "round IN (SELECT round FROM rounds WHERE state = 'closed')"
-    query = f"SELECT device, count(*), max(round), examples, metrics FROM updates WHERE {made} {one} GROUP BY device"
-    last = {found: row for found, *row in database.execute(query, values)}
+    last = {found: row for found, *row in database.execute(LAST.format(one), values)}
     task, counted = _underway(database)
     columns = "device, status, declined, reason, seen, heard"
     found = []

@@ -23,7 +23,7 @@ from fedfleet.wire.errors import StoreError
 from fedfleet.wire.record import plain
 
 log = logging.getLogger("fedfleet.aggregator")
-BATCH = 2000  # devices in one write: some 10 ms, whatever the size of the fleet
+BATCH = 1000  # devices in one write: some 20 ms, whatever the size of the fleet
 PATIENCE = 0.1  # seconds for which a note waits for another process that writes
 REASONS = 3
 NOTE = f"""

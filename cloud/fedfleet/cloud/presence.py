@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+from fedfleet.wire.calling import Ability, Needs
 from fedfleet.wire.messages import Status
+
+NOTHING = Ability()
 
 
 class Presence:
@@ -43,3 +48,14 @@ class Presence:
         """Take a sign of life that is no status."""
         if device in self.statuses:
             self.changed.add(device)
+
+    def fits(self, device: str, needs: Needs) -> bool:
+        """Whether `device` has what is needed, as far as it has told; one that has told nothing has nothing."""
+        status = self.statuses.get(device)
+        return needs.met(status.ability if status else NOTHING)
+
+    def fit(self, needs: Needs) -> Collection[str]:
+        """Return the devices that are there and have what is needed."""
+        if needs == Needs():
+            return self.devices
+        return [device for device in self.devices if self.fits(device, needs)]
