@@ -13,9 +13,8 @@ from functools import partial
 
 from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.downlink import controlled, published
-from fedfleet.cloud.federated import Federated, federated
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
-from fedfleet.cloud.gate import judged
+from fedfleet.cloud.gate import examined, judged
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.outbox import Outbox
@@ -203,8 +202,7 @@ class Aggregator:
     def _deliver(self, model: Model) -> None:
         """Have the whole fleet fetch a model that was gone back to; done when the broker has it all."""
         if self._delivered is None:
-            task = as_task(model, self._program, self.weights.size, self._last_round)
-            self._delivered = task
+            self._delivered = task = as_task(model, self._program, self.weights.size, self._last_round)
             self._outbox.put(task.weights)
             self._outbox.say(self._topics.task, encode(task))
             self._clear(but=task)
@@ -246,7 +244,7 @@ class Aggregator:
     def _end(self, round_: Round, verdict: Verdict) -> None:
         seconds = self._clock() - self._began
         bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
-        before = self._judged(round_) if verdict.state == "closed" else None
+        before = examined(self._journal, round_, self._federation.measure) if verdict.state == "closed" else None
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
@@ -257,17 +255,11 @@ class Aggregator:
         self._superseded += round_.task.moving
         self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = recorded(round_, verdict, seconds, bytes_up, self.weights, refused)
-        record = replace(record, federated=before)
+        record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before)
         if not self.done:
             self._begin()  # first the devices' work, then our own
         central, found = self._evaluate is not None, self._scored(record)
         self._report(judged(self._journal.folder, found, self._federation.evaluation, central=central))
-
-    def _judged(self, round_: Round) -> Federated | None:
-        """Return what the devices of a round made of the model that they began with, which is the newest there is."""
-        model, updates = self._journal.model(), round_.counted.values() if round_.task.evaluate else ()
-        return federated(updates, model.round if model else 0, self._federation.measure)
 
     def _abandon(self, number: int, reason: str) -> None:
         log.warning("round %d abandoned: %s", number, reason, extra={"round": number})

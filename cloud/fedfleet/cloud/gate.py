@@ -12,11 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from fedfleet.cloud import schema
-from fedfleet.cloud.federated import Federated
+from fedfleet.cloud.federated import Federated, Measure, federated
 from fedfleet.cloud.federation import RoundRecord
+from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import PROMOTED, worse
+from fedfleet.cloud.rounds import Round
 from fedfleet.cloud.settings import Evaluation
 from fedfleet.wire.record import plain
+
+
+def examined(journal: Journal, round_: Round, measure: Measure) -> Federated | None:
+    """Return what the devices of a round that is over made of the model that they began with, the newest yet."""
+    model, updates = journal.model(), round_.counted.values() if round_.task.evaluate else ()
+    return federated(updates, model.round if model else 0, measure)
 
 
 def judged(folder: Path, record: RoundRecord, evaluation: Evaluation, *, central: bool) -> RoundRecord:
