@@ -14,7 +14,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 	--no-header --python-version 3.11
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
-.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill check
+.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
 .PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport format lock clean
 
 help: ## List the targets
@@ -54,6 +54,9 @@ run-cross: $(TFF)/dev.stamp
 test-kill: $(VENV)/dev.stamp ## A device killed at every point of its work, and 200 power cuts: the same bits, counted once
 	@PYTHONPATH=tests $(BIN)/python -m faults.kill_points
 	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py
+
+test-seeds: $(VENV)/dev.stamp ## A thousand virtual federations with all faults at once, each from its number
+	@PYTHONPATH=tests $(BIN)/python -m faults.seeds $(ARGS)
 
 test-corrupt: ## A thousand damaged programs under each runtime: none takes the agent down
 	@CORRUPT=1000 $(MAKE) --no-print-directory test-main ARGS="-q tests/edge/test_corrupt.py"

@@ -54,7 +54,7 @@ def test_the_commands_work_as_printed(number: int, tmp_path: Path) -> None:
         accuracy = float(re.findall(r"round 10 closed: 2 of 2 .* accuracy ([\d.]+)", result.stdout)[0])
         assert accuracy > 0.95
     else:
-        assert result.stdout.count("result metric=accuracy") == 2
+        assert result.stdout.count("result metric=accuracy") == 3
 
 
 @pytest.mark.parametrize("target", MAKE)

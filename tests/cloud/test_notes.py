@@ -18,6 +18,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.notes import BATCH, Notes, Standing, finite, standing
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.settings import Rounds
+from fedfleet.wire.chunks import split
 from fedfleet.wire.errors import DataError, SettingsError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, Update, encode
 
@@ -264,6 +265,18 @@ def test_notes_change_nothing_of_what_resumes() -> None:
                 found.cloud_starts()
             digests.append(found.play())
     assert digests[0] == digests[1]
+
+
+def test_an_update_is_a_sign_of_life_and_a_refused_one_is_counted() -> None:
+    with world() as found:
+        found.until(1)
+        found.cloud.presence.changed.clear()
+        offered = split(Update(1, "d1", 1, "float32", b"1234"))[0]  # too short for the model
+        found.hub.publish(TOPICS.update("d1"), offered, retain=False)
+        found.act(0)
+        assert found.cloud.presence.changed == {"d1"}
+        found.until(2)
+        assert found.records[0].refused == 1
 
 
 def test_a_status_from_the_broker_is_all_that_is_needed(tmp_path: Path) -> None:

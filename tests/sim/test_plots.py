@@ -125,6 +125,8 @@ def test_axes_say_what_they_count() -> None:
     assert "rmse (cycles), lower is better" in words(plots.score_by_round(run))
     assert "rmse (cycles), lower is better" in words(plots.score_by_megabytes(run))
     assert "seconds" in words(plots.time_and_reports(run))
+    virtual = run._replace(facts=replace(run.facts, engine="virtual"))
+    assert "virtual seconds" in words(plots.time_and_reports(virtual))
 
 
 def test_baselines_are_named_with_their_scores() -> None:

@@ -231,6 +231,11 @@ def test_memory_is_not_called_a_devices_where_all_share_a_process(tmp_path: Path
     assert "55 MiB" in words
 
 
+def test_a_virtual_device_has_no_memory(tmp_path: Path) -> None:
+    words = Page(written(tmp_path / "x", RUN._replace(facts=replace(FACTS, engine="virtual")))).words
+    assert not [word for word in words if word.startswith("memory") or word == "55 MiB"]
+
+
 def test_a_report_can_be_written_again(tmp_path: Path) -> None:
     first = written(tmp_path / "x", RUN)
     assert report.write(tmp_path / "x").read_text("utf-8") == first

@@ -20,6 +20,7 @@ from fedfleet.cloud.settings import Rounds
 from fedfleet.models.compiled import load
 from fedfleet.sim.brokers import running
 from fedfleet.sim.datasets import load as load_data
+from fedfleet.sim.engines import ENGINES
 from fedfleet.sim.fleet import ProcessFleet, device_id, fill
 from fedfleet.sim.record import Run, read
 from fedfleet.sim.simulate import Simulation, simulate
@@ -47,9 +48,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return simulate(SMALL, tmp_path_factory.mktemp("runs"), Console(file=io.StringIO()))
 
 
-@pytest.mark.parametrize("engine", ["loopback", *KINDS])
+@pytest.mark.parametrize("engine", ["loopback", "virtual", *KINDS])
 def test_the_same_seed_gives_the_same_weights_to_the_bit(engine: str, small: Path, tmp_path: Path) -> None:
-    wanted = replace(SMALL, engine="loopback") if engine == "loopback" else replace(SMALL, broker=engine)
+    wanted = replace(SMALL, engine=engine) if engine in ENGINES else replace(SMALL, broker=engine)
     assert digest(run(wanted, tmp_path)) == digest(read(small))
 
 
@@ -123,6 +124,8 @@ def test_the_first_round_is_the_weighted_mean_of_what_each_device_learned(small:
         ({"strategy": "scaffold", "plan": Plan(momentum=0.9)}, "scaffold does not go with momentum: set it to 0"),
         ({"plan": Plan(codec="gzip")}, "unknown codec 'gzip'; known: float32"),
         ({"devices": 0}, "devices must be"),
+        ({"faults": "storm"}, "faults are made by the engine virtual alone: --engine virtual"),
+        ({"faults": "gale", "engine": "virtual"}, "unknown faults 'gale'"),
         ({"rounds": Rounds(quorum=9)}, "quorum of 9 cannot be reached by 3 devices"),
     ],
 )

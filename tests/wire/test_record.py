@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, field
 
 import pytest
@@ -63,3 +64,21 @@ def test_refusals_name_the_field(table: object, text: str) -> None:
 
 def test_peers_may_say_more_than_we_know() -> None:
     assert build(Outer, {"name": "a", "new": 1}, strict=False) == Outer("a")
+
+
+def test_what_a_type_wants_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    hints = typing.get_type_hints
+
+    def counted(cls: type) -> dict[str, object]:
+        looked.append(cls)
+        return hints(cls)
+
+    monkeypatch.setattr(typing, "get_type_hints", counted)
+
+    @dataclass(frozen=True)
+    class Fresh:
+        port: int = 1
+
+    assert [build(Fresh, {"port": port}, strict=True) for port in (1, 2, 3)] == [Fresh(1), Fresh(2), Fresh(3)]
+    assert looked == [Fresh]

@@ -25,12 +25,18 @@ fedfleet simulate --devices 20 --rounds 50 --data mnist:DIR --split dirichlet:0.
 
 fedfleet simulate --data turbofan:DIR --split natural --devices 100
 
+fedfleet simulate --engine virtual --faults dropout=0.3,straggler=0.2 --devices 200
+
 fedfleet simulate --data 'csv:pumps.csv?label=failure' --model my_model.py:build
 """
 
+ALONE = 100  # virtual devices for which it is worth to train each alone as well
+
 
 def simulate(
-    devices: Annotated[int, typer.Option(help="How many devices; each is an OS process of its own.")] = 8,
+    devices: Annotated[
+        int, typer.Option(help="How many devices; each is a process of its own, but in loopback and virtual.")
+    ] = 8,
     rounds: Annotated[int, typer.Option(help="How many rounds.")] = 30,
     data: Annotated[
         str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
@@ -39,7 +45,13 @@ def simulate(
     strategy: Annotated[
         str, typer.Option(help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm and the like.")
     ] = "fedavg",
-    engine: Annotated[str, typer.Option(help="mqtt: processes over a broker; loopback: all in this process.")] = "mqtt",
+    engine: Annotated[
+        str, typer.Option(help="mqtt: processes over a broker; loopback, virtual: all in this process.")
+    ] = "mqtt",
+    faults: Annotated[
+        str,
+        typer.Option(help="What goes wrong in virtual time: none | field | storm | dropout=0.3,nan=0.1 and the like."),
+    ] = "none",
     broker: Annotated[
         str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
     ] = "auto",
@@ -82,11 +94,13 @@ def simulate(
             strategy=strategy,
             engine=engine,
             broker=broker,
+            faults=faults,
             model=model,
             local=tuple(local or ()),
             batch=batch,
             seed=seed,
             rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline, downlink=downlink),
+            baselines=engine != "virtual" or devices <= ALONE,
             plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum, codec=codec, holdout=holdout),
         )
     except Mismatch as error:

@@ -8,6 +8,7 @@ on. Crash-only: what must survive is in `State` before anything is sent, and a d
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -80,6 +81,16 @@ class Agent:
             log.warning("%s", error)
         except (StoreError, TooLarge) as error:
             self._rest(error)
+
+    def due(self) -> float:
+        """When to step though nothing arrives, by the clock: the past for work at hand, infinity for none.
+
+        What `hold` says is not asked: who steps by this looks at the guards as well.
+        """
+        if self._task is None:
+            return math.inf
+        over = self._task.round <= self._state.round
+        return max(self._resting[0], self._uploader.due() if over else self._fetcher.due())
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Step until `stopping()`, in the middle of training too, then say goodbye."""

@@ -140,6 +140,10 @@ class Fetcher:
         self._complain([blob.digest])
         return False
 
+    def due(self) -> float:
+        """When `fetch` has something to do though nothing arrives, by the clock."""
+        return self._due if self._asked else 0.0
+
     def take(self, topic: str, payload: bytes) -> None:
         """Take what came on one of our topics; raises FrameError, StoreError."""
         download = self._download

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import resource
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,16 +28,20 @@ from fedfleet.wire.messages import SCALARS, SGD, Blob, Plan, Task, Update
 class LocalTrainer:
     """A trainer that runs the program right here; the child process is built around it."""
 
-    def __init__(self, device: str, examples: Path) -> None:
-        """Train for `device` on the store in folder `examples`; what stays is kept beside it."""
+    def __init__(self, device: str, examples: Path, load: Callable[[Path, str], Program] = Program) -> None:
+        """Train for `device` on the store in folder `examples`; what stays is kept beside it.
+
+        `load` returns the program of a path and a digest; one that others use as well must not be set meanwhile.
+        """
         self._device = device
         self._examples = examples
+        self._load = load
         self._program: Program | None = None
 
     def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
         """Train as `task` says on the store's examples as they are now."""
         if self._program is None or self._program.digest != task.program.digest:
-            self._program = Program(program, task.program.digest)
+            self._program = self._load(program, task.program.digest)
         shared = task_weights(weights, task)
         if shared.shape != (self._program.shared,):
             raise ProgramError(f"weights have shape {shared.shape}, the program wants ({self._program.shared},)")

@@ -46,6 +46,10 @@ class Uploader:
         self._bus.publish(self._topics.update(self._device), pack_offer(self._offered))
         self._wait()
 
+    def due(self) -> float:
+        """When `step` has something to do though nothing arrives, by the clock."""
+        return self._due if self._bus.connections == self._link else 0.0
+
     def fresh(self) -> None:
         """There is a new update: offer it at once."""
         self._tries, self._due = 0, 0.0

@@ -11,6 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def build(cls: type[T], table: object, *, strict: bool, path: str = "") -> T:
     """
     if not isinstance(table, Mapping):
         raise Mismatch(f"{path or 'the top level'} must be a table, not {_kind(table)}")
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if strict and (unknown := next((key for key in table if key not in fields), None)) is not None:
         raise Mismatch(f"unknown setting {_join(path, str(unknown))}; known here: {', '.join(fields)}")
@@ -53,6 +54,12 @@ def require(holds: bool, text: str) -> None:
     """Raise `Mismatch(text)` unless `holds`: the one-line check of a `__post_init__`."""
     if not holds:
         raise Mismatch(text)
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The annotations of `cls`, looked up once: that takes longer than all else about a small message."""
+    return typing.get_type_hints(cls)
 
 
 def _join(path: str, name: str) -> str:

@@ -80,7 +80,8 @@ def time_and_reports(run: Run) -> str:
     rounds = [record.round for record in run.rounds]
     reported, late = [record.reported for record in run.rounds], [record.late for record in run.rounds]
     abandoned = [record for record in run.rounds if record.state != "closed"]
-    _axes(top, "", "seconds").bar(rounds, [record.seconds for record in run.rounds], width=0.8, color=SKY)
+    unit = "virtual seconds" if run.facts.engine == "virtual" else "seconds"
+    _axes(top, "", unit).bar(rounds, [record.seconds for record in run.rounds], width=0.8, color=SKY)
     _axes(bottom, "round", "devices").bar(rounds, reported, width=0.8, color=BLUE, label="reported")
     bottom.bar(rounds, late, bottom=reported, width=0.8, color=ORANGE, label="late")
     if abandoned:
@@ -93,7 +94,7 @@ def time_and_reports(run: Run) -> str:
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     _legend(bottom, 3)
-    return _svg(figure, "time-and-reports", "seconds, and devices reported and late, by round")
+    return _svg(figure, "time-and-reports", f"{unit}, and devices reported and late, by round")
 
 
 def _axes(axes: Axes, x: str, y: str) -> Axes:

@@ -176,13 +176,13 @@ def _tiles(run: Run) -> str:
     up = sum(record.bytes_up for record in run.rounds) if outcome is None else outcome.bytes_up
     seconds = sum(record.seconds for record in run.rounds) if outcome is None else outcome.seconds
     peaks = [record.device_rss_mib for record in run.rounds] if outcome is None else [outcome.device_rss_mib]
-    # In the loopback engine all devices and the aggregator are one process.
+    # In the loopback engine all devices and the aggregator are one process; a virtual device has none.
     memory = "memory of the whole simulation, peak" if facts.engine == "loopback" else "memory on a device, peak"
     tiles = [
         (score_text(found.federation, facts.metric, facts.unit), f"{facts.metric} of the federation"),
         (score_text(found.mean, facts.metric, facts.unit), "each device alone, mean"),
         (size_text(up / max(facts.devices, 1)), "left each device, no raw data"),
-        (f"{max(peaks, default=0):.0f} MiB", memory),
+        *([(f"{max(peaks, default=0):.0f} MiB", memory)] if facts.engine != "virtual" else []),
         (f"{seconds:.1f} s", state(run)),
     ]
     return "\n".join(f"<li><b>{escape(value)}</b><span>{escape(label)}</span></li>" for value, label in tiles)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,32 +22,30 @@ from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
 from fedfleet.sim import report
 from fedfleet.sim.baselines import Job, alone_and_central
-from fedfleet.sim.brokers import running
 from fedfleet.sim.datasets import Dataset, load
-from fedfleet.sim.fleet import Fleet, LoopbackFleet, ProcessFleet, fill
+from fedfleet.sim.engines import ENGINES, Drive, Place, connected
+from fedfleet.sim.fleet import fill
 from fedfleet.sim.live import Screen, headline
 from fedfleet.sim.patience import Patience
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
+from fedfleet.sim.virtual.faults import Faults, parse
+from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.codecs import Weights, codec
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import Examples
-from fedfleet.wire.loopback import Hub
 from fedfleet.wire.messages import Plan
-from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
-ENGINES = ("mqtt", "loopback")
 UNITS = {"turbofan": "cycles"}
-TICK = 0.05
 
 
 @dataclass(frozen=True)
 class Simulation:
     """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size.
 
-    The layers named in `local` train on each device for itself.
+    The layers named in `local` train on each device for itself. `faults` are those of the virtual engine.
     """
 
     data: str = "digits"
@@ -57,6 +54,7 @@ class Simulation:
     strategy: str = "fedavg"
     engine: str = "mqtt"
     broker: str = "auto"
+    faults: str = "none"
     model: str = ""
     local: tuple[str, ...] = ()
     batch: int = 16
@@ -116,6 +114,8 @@ def check(wanted: Simulation) -> None:
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
+        raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
     if not 1 <= wanted.devices <= 1000:
         raise SettingsError("devices must be 1 to 1000: each is a process of its own")
     if wanted.rounds.quorum > wanted.devices:
@@ -126,9 +126,9 @@ def check(wanted: Simulation) -> None:
 
 def _play(wanted: Simulation, stage: Stage) -> None:
     began = time.monotonic()
-    fill(stage.folder / "devices", stage.parts)
-    with ExitStack() as stack:
-        bus, fleet, broker = stack.enter_context(_connected(wanted, stage))
+    fill(stage.folder / "devices", poisoned(stage.parts, parse(wanted.faults), wanted.seed))
+    place = Place(_fleet_name(stage), wanted.devices, stage.folder, wanted.seed, wanted.faults)
+    with connected(wanted.engine, wanted.broker, place) as (drive, broker):
         stage.screen.progress(0, 0, 0, "compiling the model while the devices start")
         with quiet(stage.folder / "tensorflow.log"):
             # Here and not at the top: TensorFlow takes seconds to load, and the devices start meanwhile.
@@ -142,7 +142,7 @@ def _play(wanted: Simulation, stage: Stage) -> None:
         stage.screen.say(headline(facts))
         records = list[RoundRecord]()
         try:
-            weights = _federate(wanted, stage, compiled, scorer, (bus, fleet), records)
+            weights = _federate(wanted, stage, compiled, scorer, drive, records)
         except KeyboardInterrupt:
             stage.recorder.outcome(_outcome(stage, records, began, finished=False))
             raise
@@ -154,35 +154,15 @@ def _play(wanted: Simulation, stage: Stage) -> None:
         stage.recorder.outcome(_compared(wanted, stage, compiled, scorer, outcome))
 
 
-@contextmanager
-def _connected(wanted: Simulation, stage: Stage) -> Iterator[tuple[Bus, Fleet, str]]:
-    """A fleet that is starting, and the aggregator's bus; all ended when the block is left."""
-    folder = stage.folder / "devices"
-    with ExitStack() as stack:
-        if wanted.engine == "loopback":
-            hub = Hub()
-            fleet: Fleet = LoopbackFleet(folder, wanted.devices, _fleet_name(stage), hub, time.monotonic)
-            stack.callback(fleet.close)
-            yield hub.connect(), fleet, "in memory"
-            return
-        broker, name = stack.enter_context(running(wanted.broker, stage.folder))
-        bus = MqttBus(broker, f"{_fleet_name(stage)}-cloud")
-        stack.callback(bus.close)
-        fleet = ProcessFleet(folder, wanted.devices, _fleet_name(stage), broker)
-        stack.callback(fleet.close)
-        yield bus, fleet, name
-
-
 def _federate(
     wanted: Simulation,
     stage: Stage,
     compiled: Compiled,
     scorer: Evaluate,
-    link: tuple[Bus, Fleet],
+    drive: Drive,
     records: list[RoundRecord],
 ) -> Weights:
     """Run all rounds and return the final weights; `records` gains one entry a round."""
-    bus, fleet = link
     from fedfleet.cloud.events import Events
 
     events, patience = Events(stage.folder), Patience()
@@ -194,29 +174,29 @@ def _federate(
         stage.screen.round(record)
         patience.ended(record)
 
-    rounds = replace(wanted.rounds, devices=wanted.devices)
+    # where births get lost or devices leave, who waits for all of them waits for ever
+    there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
+    rounds = replace(wanted.rounds, devices=there)
     plan = strategy(wanted.strategy)
     judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
     asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
     federation = Federation(compiled.program, compiled.shared, plan, *asked)
-    journal = Journal(stage.folder / "cloud")
+
+    def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
+        return Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, clock, scorer, ended)
+
+    def watch(aggregator: Aggregator, gone: list[str]) -> None:
+        if reason := aggregator.hurry():
+            patience.refused(reason)
+        if len(gone) == wanted.devices:
+            raise SettingsError(f"all agents ended; {stage.folder}/devices/{gone[0]}/agent.log says why")
+        note = f"; ended: {', '.join(gone[:4])}" if gone else ""
+        stage.screen.progress(*aggregator.progress(), aggregator.waiting() + note)
+
     try:
-        aggregator = Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, time.monotonic, scorer, ended)
-        while not aggregator.done:
-            aggregator.step(TICK if wanted.engine == "mqtt" else 0)
-            fleet.step()
-            if reason := aggregator.hurry():
-                patience.refused(reason)
-            gone = fleet.gone()
-            if len(gone) == wanted.devices:
-                raise SettingsError(f"all agents ended; {stage.folder}/devices/{gone[0]}/agent.log says why")
-            note = f"; ended: {', '.join(gone[:4])}" if gone else ""
-            stage.screen.progress(*aggregator.progress(), aggregator.waiting() + note)
-        aggregator.retire()
+        return drive(build, watch)
     finally:
-        journal.close()
         events.close()
-    return aggregator.weights
 
 
 def _compared(wanted: Simulation, stage: Stage, compiled: Compiled, scorer: Evaluate, outcome: Outcome) -> Outcome:
