@@ -146,6 +146,10 @@ AGGREGATE = {
         FLEET + 'strategy = "krum:1"\n[rounds]\ndevices = 4\n',
         "strategy takes 5 updates, and a round calls about 4 (rounds.devices 4); raise rounds.devices to at least 5",
     ),
+    "a gate by another metric": (
+        FLEET + '[evaluation]\nevery = 1\ngate = "accuracy"\n',
+        "evaluation.gate 'accuracy' is none of this model's: take rmse or loss",
+    ),
     "password not set": (
         FLEET + '[broker]\nusername = "u"\npassword_env = "NOT_SET_AT_ALL"\n',
         "NOT_SET_AT_ALL, which is not set",

@@ -62,10 +62,10 @@ NOTED = """
 import os, signal, sys
 from pathlib import Path
 journal = Journal(Path(sys.argv[1]))
-program = journal.put(Path(sys.argv[2]).read_bytes())
+program = journal.blobs.put(Path(sys.argv[2]).read_bytes())
 weights = Path(sys.argv[3]).read_bytes()
 for number in range(1, 30):
-    journal.open_round(Task(number, program, journal.put(weights), Plan()), "fedavg")
+    journal.open_round(Task(number, program, journal.blobs.put(weights), Plan()), "fedavg")
     journal.count(*(Update(number, f"d{i}", 5, "float32", bytes(20)) for i in range(10)))
     if number < 29:
         journal.close_round(number, weights, b"moments")

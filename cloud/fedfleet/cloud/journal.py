@@ -12,16 +12,16 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedfleet.cloud import schema
+from fedfleet.cloud.blobs import Blobs, sweep
 from fedfleet.wire import files
-from fedfleet.wire.chunks import chunk_name
 from fedfleet.wire.errors import StoreError
-from fedfleet.wire.messages import CHUNK, Blob, Task, Update
+from fedfleet.wire.messages import Task, Update
 from fedfleet.wire.record import build, plain
 
 HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
@@ -47,12 +47,13 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`, made where it is missing; raises StoreError where it is damaged, newer or in use."""
-        self._blobs = folder / "blobs"
+        self.folder = folder
+        self.blobs = Blobs(folder / "blobs")
         self._updates = folder / "updates"
         self._path = folder / schema.DATABASE
         try:
             made = not folder.exists()
-            self._blobs.mkdir(parents=True, exist_ok=True)
+            self.blobs.folder.mkdir(parents=True, exist_ok=True)
             self._updates.mkdir(exist_ok=True)
             if made:
                 files.sync(folder.absolute().parent)  # SQLite itself makes durable what is in the folder
@@ -61,7 +62,6 @@ class Journal:
             raise StoreError(
                 f"{folder} cannot be made: {error.strerror}; choose a state folder you may write"
             ) from None
-        self._unnamed: set[str] = set()  # blobs that were put for a round which is not noted yet
         try:
             self._require_database()
             self._db = schema.opened(self._path)
@@ -69,46 +69,12 @@ class Journal:
             os.close(self._lock)
             raise
 
-    def put(self, data: bytes) -> Blob:
-        """Keep a blob; returns its name."""
-        blob = Blob.of(data)
-        path = self._blobs / blob.digest
-        self._unnamed.add(blob.digest)
-        if not path.exists():
-            files.write(path, data)
-        return blob
-
-    def get(self, digest: str) -> bytes:
-        """Return a blob's bytes; raises StoreError where it is missing or has rotted."""
-        path = self._blobs / digest
-        data = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise StoreError(f"{path} is missing or damaged; restore a backup")
-        return data
-
-    def names(self, blob: Blob) -> list[str]:
-        """Return the names of a blob's chunks, in order; none where it is not here any more."""
-        try:
-            with (self._blobs / blob.digest).open("rb") as file:
-                return [chunk_name(chunk) for chunk in iter(lambda: file.read(CHUNK), b"")]
-        except FileNotFoundError:
-            return []
-
-    def chunk(self, blob: Blob, index: int) -> bytes:
-        """Return one chunk's bytes, as they are on the disk; raises StoreError."""
-        try:
-            with (self._blobs / blob.digest).open("rb") as file:
-                file.seek(index * CHUNK)
-                return file.read(CHUNK)
-        except OSError as error:
-            raise StoreError(f"{self._blobs / blob.digest}: {error.strerror}; restore a backup") from None
-
     def open_round(self, task: Task, strategy: str = "") -> None:
         """Note that `task` is about to be published, by the strategy of that name."""
         row = (task.round, json.dumps(plain(task)), strategy)
         columns = "round, task, strategy, state, began"
         self._run(f"INSERT INTO rounds ({columns}) VALUES (?, ?, ?, 'open', {schema.NOW})", *row)
-        self._unnamed.clear()
+        self.blobs.unnamed.clear()
 
     def count(self, *updates: Update) -> None:
         """Note counted updates of one round; all of them are synced, in one go, when this returns. Raises StoreError.
@@ -132,9 +98,9 @@ class Journal:
 
     def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
         """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
-        made = self.put(weights).digest
+        made = self.blobs.put(weights).digest
         values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?"
-        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.put(moments).digest, round_)
+        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.blobs.put(moments).digest, round_)
         self.tidy()
 
     def abandon_round(self, round_: int) -> None:
@@ -161,11 +127,11 @@ class Journal:
         if not rows:
             raise StoreError(f"the model of round {round_} is not kept; choose one that is, or restore a backup")
         for digest in rows[0]:
-            self.get(digest)  # whole, or nothing is changed
+            self.blobs.get(digest)  # whole, or nothing is changed
         number = self.last_round() + 1
         with self._transaction():
             self._db.execute(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE state = 'open'")
-            copied = "task, weights, moments, made, strategy, scores"
+            copied = "task, weights, moments, made, strategy, scores, federated"
             self._db.execute(
                 f"INSERT INTO rounds (round, state, began, ended, origin, {copied}) "
                 f"SELECT ?, 'rolled back', {schema.NOW}, {schema.NOW}, round, {copied} FROM rounds WHERE round = ?",
@@ -241,10 +207,10 @@ class Journal:
             named = {number for (number,) in self._run("SELECT round FROM marks")}
             kept = [row for i, row in enumerate(rows) if i < KEPT or row[0] in named]
             tasks = [task for task in (self.open_task(), self.ended_task()) if task]
-            needed = self._unnamed | {digest for _, *made in kept for digest in made}
+            needed = self.blobs.unnamed | {digest for _, *made in kept for digest in made}
             needed |= {blob.digest for task in tasks for blob in (task.program, *task.moving)}
-            _sweep(self._blobs, needed)
-            _sweep(self._updates, {str(number) for (number,) in self._run(OPEN_ROUND)})
+            sweep(self.blobs.folder, needed)
+            sweep(self._updates, {str(number) for (number,) in self._run(OPEN_ROUND)})
             for number in (row[0] for row in rows if row not in kept):
                 self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
                 self._run("UPDATE updates SET delta = '', metrics = '{}' WHERE round = ?", number)
@@ -260,7 +226,7 @@ class Journal:
     def _require_database(self) -> None:
         """Raise StoreError where there are models, and the database that knows of them has gone or is empty."""
         size = self._path.stat().st_size if self._path.is_file() else 0
-        if size < HEADER and any(self._blobs.iterdir()):
+        if size < HEADER and any(self.blobs.folder.iterdir()):
             raise StoreError(
                 f"{self._path} is {'cut off' if size else 'empty or missing'}, with models beside it; "
                 "restore a backup or choose another state folder"
@@ -300,10 +266,3 @@ class Journal:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"{self._path}: {error}; free the disk or restore a backup") from None
-
-
-def _sweep(folder: Path, needed: Set[str]) -> None:
-    """Remove all files but those `needed`. Raises StoreError."""
-    for path in list(folder.iterdir()):
-        if path.name not in needed:
-            files.remove(path)

@@ -18,7 +18,7 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 DATABASE = "journal.sqlite"
-VERSION = 4
+VERSION = 5
 LOCK = "lock"
 LOOKS, LOOK = 5, 0.02  # how often a lock that is held is tried again, and after how many seconds
 PATIENCE = 10.0  # seconds for which a write waits for that of another process
@@ -51,7 +51,11 @@ CREATE TABLE devices (
 ) STRICT;
 CREATE TABLE standing (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL, noted TEXT NOT NULL) STRICT;
 """
-STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET)}
+JUDGED = """
+ALTER TABLE rounds ADD COLUMN federated TEXT NOT NULL DEFAULT 'null';
+ALTER TABLE rounds ADD COLUMN gate TEXT NOT NULL DEFAULT '';
+"""
+STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET), 4: (5, JUDGED)}
 """From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Evaluation, Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
@@ -178,7 +178,9 @@ def _federate(
     there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
     rounds = replace(wanted.rounds, devices=there)
     plan = strategy(wanted.strategy)
-    federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed, wanted.strategy)
+    judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
+    asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
+    federation = Federation(compiled.program, compiled.shared, plan, *asked)
 
     def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
         return Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, clock, scorer, ended)
