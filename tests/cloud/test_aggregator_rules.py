@@ -12,7 +12,18 @@ from fedfleet.wire.messages import Task, decode
 
 
 @pytest.mark.parametrize(
-    "name", ["fedadam", "median", "krum:1+fedyogi", "bulyan:1", "clip:0.05+fedadagrad", "filter:1"]
+    "name",
+    [
+        "fedadam",
+        "median",
+        "krum:1+fedyogi",
+        "bulyan:1",
+        "clip:0.05+fedadagrad",
+        "filter:1",
+        "scaffold:0.5",
+        "fednova",
+        "qfedavg:2",
+    ],
 )
 def test_strategies_that_are_no_plain_sums_go_on_to_the_same_bits(name: str) -> None:
     rounds = Rounds(total=2, devices=7, deadline=DEADLINE)

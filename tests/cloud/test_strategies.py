@@ -66,7 +66,9 @@ def test_the_rate_in_the_name_is_the_servers() -> None:
 
 
 def test_a_rule_goes_with_every_algorithm() -> None:
-    for algorithm, made in ALGORITHMS.items():
+    alike = {name: made for name, made in ALGORITHMS.items() if made.combine is None}
+    assert set(ALGORITHMS) - set(alike) == {"scaffold", "fednova", "qfedavg"}
+    for algorithm, made in alike.items():
         found, alone = strategy(f"krum:2+{algorithm}"), strategy(algorithm)
         assert found.least == 7 and alone.least == 1
         assert found.server.start == alone.server.start == made.server(1.0).start
@@ -91,6 +93,15 @@ def test_a_rule_goes_with_every_algorithm() -> None:
 )
 def test_how_many_updates_a_rule_takes(name: str, least: int) -> None:
     assert strategy(name).least == least
+
+
+@pytest.mark.parametrize("name", ["median+scaffold", "krum:2+fednova", "clip:1+qfedavg:2"])
+def test_no_rule_goes_with_an_algorithm_that_combines_in_its_own_way(name: str) -> None:
+    rule, _, algorithm = name.partition("+")
+    with pytest.raises(SettingsError) as caught:
+        strategy(name)
+    reason = f"strategy '{name}': {algorithm} combines updates in its own way; leave out {rule}+"
+    assert str(caught.value) == reason
 
 
 def test_the_known_strategies_are_listed_for_an_unknown_name() -> None:
@@ -135,8 +146,8 @@ def test_numbers_that_are_none_are_refused(name: str, reason: str) -> None:
 def test_the_docs_have_a_line_for_each_with_its_rate_and_its_form() -> None:
     page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
     written = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", page, re.M)
-    rates = [(name, f"{made.rate:g}") for name, made in ALGORITHMS.items()]
+    rates = [(name, f"{made.number:g}") for name, made in ALGORITHMS.items()]
     assert written[: len(rates)] == rates
     assert [form for form, _ in written[len(rates) :]] == [form for form, _ in RULES.values()]
     (examples,) = re.findall(r"^```\n(.*)\n```$", page, re.M)
-    assert len([strategy(name) for name in examples.split()]) == 6
+    assert len([strategy(name) for name in examples.split()]) == 8

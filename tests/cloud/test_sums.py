@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from functools import reduce
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from fedfleet.cloud.sums import HEADROOM, SCALE_BITS, Mean
+from fedfleet.cloud.sums import HEADROOM, SCALE_BITS, Mean, Sum
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
 
@@ -94,6 +96,28 @@ def test_what_is_accepted_never_leaves_int64(peak: float, examples: int, times: 
             break
         exact += round(float(np.float32(peak)) * 2**SCALE_BITS) * examples  # Python's integers have no end
     assert int(mean.total[0]) == exact
+
+
+tiny = st.lists(st.floats(-1e-6, 1e-6), min_size=P, max_size=P).map(lambda v: np.array(v, np.float64))
+
+
+@given(st.lists(st.tuples(tiny, st.integers(1, 1000)), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_a_sum_keeps_what_is_small_and_its_bits_in_any_order(
+    found: list[tuple[NDArray[np.float64], int]], random: object
+) -> None:
+    def summed(some: list[tuple[NDArray[np.float64], int]]) -> Sum:
+        total = Sum.empty(P)
+        for values, times in some:
+            total.add(values, times)
+        return total
+
+    exact = [float(sum(Fraction(v[i]) * times for v, times in found)) for i in range(P)]
+    np.testing.assert_allclose(summed(found).value(), exact, rtol=0, atol=2.0**-48)
+    whole = summed(found).value().tobytes()
+    random.shuffle(found)  # type: ignore[attr-defined]
+    left, right = summed(found[1:]), summed(found[:1])
+    left.merge(right)
+    assert left.value().tobytes() == whole
 
 
 def test_the_mean_of_nothing_is_an_error() -> None:

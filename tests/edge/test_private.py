@@ -37,6 +37,15 @@ def test_a_round_starts_from_the_newest_earlier_one(tmp_path: Path) -> None:
     np.testing.assert_array_equal(private.before(9), INITIAL)
 
 
+def test_rounds_that_do_not_count_are_passed_over_and_push_nothing_out(tmp_path: Path) -> None:
+    private = Private(tmp_path / "control", DIGEST, INITIAL)
+    for number in (4, 5, 6):
+        private.keep(number, INITIAL + number, lambda found: found != 5)
+    assert kept(tmp_path) == ["4.weights", "6.weights"]
+    np.testing.assert_array_equal(private.before(6, lambda found: found != 5), INITIAL + 4)
+    np.testing.assert_array_equal(private.before(6, lambda found: found > 4), INITIAL)
+
+
 def test_a_fleet_that_begins_anew_leaves_later_rounds_behind(tmp_path: Path) -> None:
     private = Private(tmp_path, DIGEST, INITIAL)
     for number in (40, 41, 1):

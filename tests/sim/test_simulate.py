@@ -121,6 +121,7 @@ def test_the_first_round_is_the_weighted_mean_of_what_each_device_learned(small:
         ({"engine": "carrier pigeon"}, "unknown engine"),
         ({"strategy": "fedmagic"}, "unknown strategy 'fedmagic'; known: fedavg"),
         ({"strategy": "krum:1"}, "krum:1 takes at least 5 devices, not 3: it has to choose"),
+        ({"strategy": "scaffold", "plan": Plan(momentum=0.9)}, "scaffold does not go with momentum: set it to 0"),
         ({"plan": Plan(codec="gzip")}, "unknown codec 'gzip'; known: float32"),
         ({"devices": 0}, "devices must be"),
         ({"faults": "storm"}, "faults are made by the engine virtual alone: --engine virtual"),

@@ -10,8 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.servers import Moments
+from fedfleet.cloud.strategies import Strategy
 from fedfleet.wire.codecs import Weights, grow, shrink
-from fedfleet.wire.messages import Blob, Patch, Task
+from fedfleet.wire.messages import MAX_ABANDONED, Blob, Control, Patch, Task
 
 
 def published(
@@ -30,3 +32,12 @@ def published(
     data = shrink(codec, weights - before, round_)
     after = before + grow(codec, data, weights.size)
     return journal.put(after.astype("<f4").tobytes()), Patch(last.weights.digest, codec, journal.put(data))
+
+
+def controlled(journal: Journal, strategy: Strategy, moments: Moments, round_: int) -> Control | None:
+    """Put into `journal` the control that devices correct their steps of `round_` by, where the strategy has one."""
+    if strategy.control is None:
+        return None
+    first, abandoned = journal.lineage(MAX_ABANDONED)
+    control = strategy.control(moments, journal.contributors(first))
+    return Control(journal.put(control.astype("<f4").tobytes()), first or round_, abandoned)

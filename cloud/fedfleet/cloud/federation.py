@@ -19,6 +19,7 @@ from fedfleet.wire.messages import Blob, Plan, Update
 
 Evaluate = Callable[[Weights], dict[str, float]]
 MAX_METRIC = 2.0**53
+OTHER = "the journal was written with another strategy; go on with that, or choose another state folder"
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RoundRecord:
     weights: str
     device_rss_mib: float
     scores: dict[str, float] = field(default_factory=dict)
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,11 @@ class Federation:
 def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]:
     """Return the newest model in `journal`, or what the federation begins with; raises StoreError for another's."""
     model = journal.model()
-    size = federation.weights.size
+    size, control = federation.weights.size, federation.strategy.control
     empty = federation.strategy.server.moments(size)
+    last = journal.open_task() or journal.ended_task()
+    if last is not None and (last.control is None) is not (control is None):
+        raise StoreError(OTHER)
     if model is None:
         return federation.weights, empty
     weights = np.frombuffer(journal.get(model.weights), "<f4").astype(np.float32)
@@ -76,10 +81,9 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
         )
     moments = np.load(io.BytesIO(journal.get(model.moments)), allow_pickle=False)
     if moments.shape != empty.shape:
-        raise StoreError(
-            "the journal was written with another strategy; go on with that, or choose another state folder"
-        )
-    return weights, moments
+        raise StoreError(OTHER)
+    # devices do not go back: their control variates begin anew with one of zeros
+    return weights, empty if control and journal.rolled_back() else moments
 
 
 def packed(weights: Weights, moments: Moments) -> tuple[bytes, bytes]:
@@ -89,7 +93,9 @@ def packed(weights: Weights, moments: Moments) -> tuple[bytes, bytes]:
     return weights.astype("<f4").tobytes(), buffer.getvalue()
 
 
-def recorded(round_: Round, verdict: Verdict, seconds: float, bytes_up: int, weights: Weights) -> RoundRecord:
+def recorded(
+    round_: Round, verdict: Verdict, seconds: float, bytes_up: int, weights: Weights, refused: int = 0
+) -> RoundRecord:
     """Return what is to be remembered of a round that is over; `weights` are the model after it."""
     updates = round_.counted.values()
     examples = sum(update.examples for update in updates)
@@ -108,6 +114,7 @@ def recorded(round_: Round, verdict: Verdict, seconds: float, bytes_up: int, wei
         seconds=seconds,
         weights=Blob.of(weights.astype("<f4").tobytes()).digest,
         device_rss_mib=max((_metric(update, "rss_mib") for update in updates), default=0.0),
+        refused=refused,
     )
 
 

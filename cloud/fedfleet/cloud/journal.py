@@ -173,6 +173,27 @@ class Journal:
         ((found,),) = self._run("SELECT count(*) FROM rounds WHERE state = 'closed'")
         return int(found)
 
+    def contributors(self, first: int) -> int:
+        """Return how many devices have contributed to a model in round `first` or later."""
+        query = "SELECT count(DISTINCT device) FROM updates JOIN rounds USING (round)"
+        ((found,),) = self._run(f"{query} WHERE state = 'closed' AND round >= ?", first)
+        return int(found)
+
+    def lineage(self, most: int) -> tuple[int, tuple[int, ...]]:
+        """Return the round that the present line of models began with, and the newest `most` abandoned ones since.
+
+        It begins with the first of all rounds, or anew where a model was gone back to; 0 before that.
+        """
+        began = "coalesce(max(CASE WHEN state = 'rolled back' THEN round END), min(round), 0)"
+        ((first,),) = self._run(f"SELECT {began} FROM rounds")
+        query = "SELECT round FROM rounds WHERE state = 'abandoned' AND round >= ? ORDER BY round DESC LIMIT ?"
+        return first, tuple(sorted(number for (number,) in self._run(query, first, most)))
+
+    def rolled_back(self) -> bool:
+        """Whether the newest global model is an older one that was gone back to."""
+        made = "state IN ('closed', 'rolled back')"
+        return self._run(f"SELECT state FROM rounds WHERE {made} ORDER BY round DESC LIMIT 1") == [("rolled back",)]
+
     def open_task(self) -> Task | None:
         """Return the task of the round that was open when the journal was last used."""
         return self._task("SELECT task FROM rounds WHERE state = 'open'")

@@ -36,7 +36,7 @@ def sgd(rate: float = 1.0) -> ServerOptimizer:
     """Return the server step w + rate * difference; rate 1 is FedAvg."""
 
     def step(weights: Weights, difference: Difference, moments: Moments) -> tuple[Weights, Moments]:
-        return _moved(weights, rate * difference), moments
+        return moved(weights, rate * difference), moments
 
     return ServerOptimizer((), step)
 
@@ -46,7 +46,7 @@ def momentum(rate: float = 1.0, decay: float = 0.9) -> ServerOptimizer:
 
     def step(weights: Weights, difference: Difference, moments: Moments) -> tuple[Weights, Moments]:
         velocity = decay * moments[0] + difference
-        return _moved(weights, rate * velocity), velocity[np.newaxis]
+        return moved(weights, rate * velocity), velocity[np.newaxis]
 
     return ServerOptimizer((0.0,), step)
 
@@ -56,7 +56,7 @@ def adagrad(rate: float) -> ServerOptimizer:
 
     def step(weights: Weights, difference: Difference, moments: Moments) -> tuple[Weights, Moments]:
         squares = moments[0] + difference**2
-        return _moved(weights, rate * difference / (np.sqrt(squares) + TAU)), squares[np.newaxis]
+        return moved(weights, rate * difference / (np.sqrt(squares) + TAU)), squares[np.newaxis]
 
     return ServerOptimizer((TAU**2,), step)
 
@@ -75,10 +75,11 @@ def _adaptive(rate: float, squared: Callable[[Difference, Difference], Differenc
     def step(weights: Weights, difference: Difference, moments: Moments) -> tuple[Weights, Moments]:
         mean = DECAY * moments[0] + (1 - DECAY) * difference
         squares = squared(moments[1], difference**2)
-        return _moved(weights, rate * mean / (np.sqrt(squares) + TAU)), np.stack([mean, squares])
+        return moved(weights, rate * mean / (np.sqrt(squares) + TAU)), np.stack([mean, squares])
 
     return ServerOptimizer((0.0, TAU**2), step)
 
 
-def _moved(weights: Weights, way: Difference) -> Weights:
+def moved(weights: Weights, way: Difference) -> Weights:
+    """Return weights + way, summed in float64."""
     return (weights.astype(np.float64) + way).astype(np.float32)

@@ -5,23 +5,37 @@ Arrival order, duplicates, shards and restarts cannot change the result; tests c
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, Self
+from types import MappingProxyType
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
+from fedfleet.wire.messages import Plan
 
 SCALE_BITS = 30  # one unit is 2^-30, about 1e-9 of a weight
+Vector = Weights | NDArray[np.float64]
 HEADROOM = 2 ** (62 - SCALE_BITS)  # the largest total of examples x peak that int64 holds with a bit to spare
+
+
+class Told(NamedTuple):
+    """What an aggregate may know of an update besides its difference: the plan behind it, and what the device says."""
+
+    plan: Plan = Plan()
+    metrics: Mapping[str, float] = MappingProxyType({})
+
+
+NOTHING = Told()
 
 
 class Aggregate(Protocol):
     """A commutative monoid over updates: start empty, add, merge, take the value. It streams, shards and nests."""
 
-    def add(self, delta: Weights, examples: int) -> None:
+    def add(self, delta: Weights, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in."""
 
     def merge(self, other: Self) -> None:
@@ -48,7 +62,7 @@ class Mean:
         """Return the neutral element for `parameters` weights."""
         return cls(np.zeros(parameters, np.int64))
 
-    def add(self, delta: Weights, examples: int) -> None:
+    def add(self, delta: Vector, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in; raises FrameError, and changes nothing, where the sum could leave int64."""
         share = _share(delta, examples)
         self._reserve(share)
@@ -77,7 +91,38 @@ class Mean:
             )
 
 
-def _share(delta: Weights, examples: int) -> int:
+@dataclass
+class Sum:
+    """The sum of vectors that a device's own numbers have scaled, each so many times, exact in units of 2^-60.
+
+    What may be far smaller than a difference of weights keeps its digits here; `coarse` bounds it as a mean.
+    """
+
+    coarse: Mean
+    fine: Mean
+
+    @classmethod
+    def empty(cls, parameters: int) -> Self:
+        """Return the neutral element for `parameters` values."""
+        return cls(Mean.empty(parameters), Mean.empty(parameters))
+
+    def add(self, values: NDArray[np.float64], times: int = 1) -> None:
+        """Fold one vector in; raises FrameError, and changes nothing, where the sum could leave int64."""
+        self.coarse.add(values, times)
+        scaled = values * 2.0**SCALE_BITS
+        self.fine.add(scaled - np.rint(scaled), times)
+
+    def merge(self, other: Self) -> None:
+        """Fold in another sum; raises FrameError where it could leave int64."""
+        self.coarse.merge(other.coarse)
+        self.fine.merge(other.fine)
+
+    def value(self) -> NDArray[np.float64]:
+        """Return the sum, float64[P]."""
+        return (self.coarse.total + self.fine.total / 2.0**SCALE_BITS) / 2.0**SCALE_BITS
+
+
+def _share(delta: Vector, examples: int) -> int:
     """Return an integer that is at least examples * max|delta|."""
     peak = float(np.max(np.abs(delta), initial=0.0))
     return examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from fedfleet.edge.downloads import Fetcher
@@ -18,11 +18,13 @@ from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Trainer
 from fedfleet.edge.uploads import Uploader
 from fedfleet.wire.bus import Bus, Delivery
+from fedfleet.wire.calling import Ability
 from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError, TooLarge
 from fedfleet.wire.messages import Blob, Receipt, Status, Task, decode, encode, seen
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
+UNKNOWN = Ability()
 REST = (15.0, 600.0)  # seconds that a disk which refuses is left alone: at first, at most
 
 
@@ -38,10 +40,12 @@ class Agent:
         trainer: Trainer,
         clock: Callable[[], float],
         hold: Callable[[], Hold] = Hold,
+        ability: Ability = UNKNOWN,
     ) -> None:
         """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will.
 
         While `hold` gives a reason, nothing is fetched and no training begins; `trainer` itself pauses what runs.
+        `ability` is what every status says that the device has.
         """
         self.device = device
         self._topics = topics
@@ -50,6 +54,7 @@ class Agent:
         self._trainer = trainer
         self._clock = clock
         self._hold = hold
+        self._ability = ability
         self._held_as = ("", bus.connections)
         self._task: Task | None = None
         self._fetcher = Fetcher(device, topics, bus, state.blobs, clock)
@@ -108,10 +113,10 @@ class Agent:
             except Rotten:
                 log.warning("round %d: the spooled update cannot be read; training once more", task.round)
                 self._state.finish(task.round - 1)
-        elif not task.calls(self.device):
+        elif not task.calls(self.device, self._ability):
             self._drop(task)
             self._state.finish(task.round)
-        elif not self._hold().state and self._fetcher.fetch(task.program) and self._fetcher.fetch(self._way(task)):
+        elif not self._hold().state and all(map(self._fetcher.fetch, self._wanted(task))):
             self._work(task)
 
     def _handle(self, delivery: Delivery) -> None:
@@ -137,7 +142,7 @@ class Agent:
                 self._uploader.again()  # an aggregator that was started anew says its task again
             return
         anew, self._task = self._task is None and task.round < self._state.round, task
-        log.info("round %d: %s", task.round, "called" if task.calls(self.device) else "not called")
+        log.info("round %d: %s", task.round, "called" if task.calls(self.device, self._ability) else "not called")
         self._fetcher.cancel()
         self._uploader.fresh()
         self._resting = (0.0, 0.0)
@@ -149,7 +154,7 @@ class Agent:
     def _work(self, task: Task) -> None:
         program, weights = self._state.blobs / task.program.digest, self._state.blobs / task.weights.digest
         patch = (task.patch.base, task.patch.blob.digest) if task.patch and not weights.is_file() else ()
-        self._state.forget_blobs((task.program.digest, task.weights.digest, *patch))
+        self._state.forget_blobs((*(blob.digest for blob in task.needed), *patch))
         try:
             update = self._trainer.train(task, program, weights, self._superseded(task))
         except StoreError:
@@ -174,6 +179,10 @@ class Agent:
         if gone := self._state.spool.clear():
             self._dropped += gone
             log.warning("round %d: an update of an earlier round was never counted, and is dropped", task.round)
+
+    def _wanted(self, task: Task) -> Iterator[Blob]:
+        """What `task` takes, one after the other."""
+        return (self._way(task) if blob == task.weights else blob for blob in task.needed)
 
     def _way(self, task: Task) -> Blob:
         """What to fetch for the weights: the patch to those that are here, where there are such, or the whole."""
@@ -204,7 +213,7 @@ class Agent:
     def _decline(self, task: Task, error: FedfleetError) -> None:
         """Give this round up and say why; the next one finds the device ready."""
         log.error("round %d declined: %s", task.round, error)
-        sound = [self._state.verify(blob) for blob in (task.program, task.weights)]
+        sound = [self._state.verify(blob) for blob in task.needed]
         if isinstance(error, ProgramError) and not all(sound):
             self._detour = task.round
             return  # what was on disk has rotted and is gone, or a patch was no good: the next step fetches the whole
@@ -233,14 +242,15 @@ class Agent:
         self._uploader.done()
 
     def _say(self, status: Status) -> None:
-        self._bus.publish(self._topics.status(self.device), encode(status), retain=True)
+        whole = replace(status, ability=self._ability)
+        self._bus.publish(self._topics.status(self.device), encode(whole), retain=True)
 
 
-def birth(state: State) -> bytes:
+def birth(state: State, ability: Ability = UNKNOWN) -> bytes:
     """What a device says at every connection."""
-    return encode(Status("ready", state.boot))
+    return encode(Status("ready", state.boot, ability=ability))
 
 
-def death(state: State) -> bytes:
+def death(state: State, ability: Ability = UNKNOWN) -> bytes:
     """What the broker says for a device that is lost."""
-    return encode(Status("lost", state.boot))
+    return encode(Status("lost", state.boot, ability=ability))

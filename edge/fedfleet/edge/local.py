@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fedfleet.edge.controls import Controls
 from fedfleet.edge.data import Batch, Store
 from fedfleet.edge.private import Private
 from fedfleet.edge.residual import encoded
@@ -26,7 +28,7 @@ class LocalTrainer:
     """A trainer that runs the program right here; the child process is built around it."""
 
     def __init__(self, device: str, examples: Path, load: Callable[[Path, str], Program] = Program) -> None:
-        """Train for `device` on the store in folder `examples`; `local` and `residual` beside it hold what stays.
+        """Train for `device` on the store in folder `examples`; what stays is kept beside it.
 
         `load` returns the program of a path and a digest; one that others use as well must not be set meanwhile.
         """
@@ -42,13 +44,19 @@ class LocalTrainer:
         shared = task_weights(weights, task)
         if shared.shape != (self._program.shared,):
             raise ProgramError(f"weights have shape {shared.shape}, the program wants ({self._program.shared},)")
-        private = Private(self._examples.with_name("local"), self._program.digest, self._program.local)
+        private = self._kept("local", task, self._program.local, programs=2)
         start = np.concatenate([shared, private.before(task.round)])
         store = Store.open(self._examples)
         if len(store) == 0:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
         self._program.set(start)
         seed = batch_seed(task, self._device)
+        before = score(self._program, store, stop) if task.plan.before else {}
+        if before is None:
+            return None
+        control = self._controls(task, weights, shared.size)
+        if control is not None:
+            self._program.correct(np.concatenate([control.correction, np.zeros_like(self._program.local)]))
         batches = planned(store, self._program.batch, task.plan, seed)
         batches = labelled(batches, self._program.classes)
         losses = fit(self._program, task.plan, batches, stop, seed)
@@ -61,9 +69,7 @@ class LocalTrainer:
                 f"training diverged in round {task.round}: weights are not finite; lower the learning rate"
             )
         codec = spoken(task.plan.codec)
-        nothing = np.zeros(shared.size, np.float32)
-        residual = Private(self._examples.with_name("residual"), self._program.digest, nothing, programs=1)
-        data = encoded(codec, delta[: shared.size], residual, task.round, seed)
+        data = self._encoded(codec, task, delta[: shared.size], control, losses.steps)
         if self._program.local.size:
             private.keep(task.round, trained[shared.size :])
         metrics = {
@@ -72,7 +78,31 @@ class LocalTrainer:
             "seconds": losses.seconds,
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        return Update(task.round, self._device, len(store), codec, data, metrics)
+        return Update(task.round, self._device, len(store), codec, data, metrics | before)
+
+    def _controls(self, task: Task, weights: Path, size: int) -> Controls | None:
+        """What `task` has this device correct its gradients by, if anything."""
+        if task.control is None:
+            return None
+        digest = task.control.blob.digest
+        server = read_weights(weights.with_name(digest), digest)
+        if server.size != size:
+            raise ProgramError(f"the control has {server.size} weights, the program shares {size}")
+        return Controls(server, self._kept("control", task, np.zeros_like(server)).before(task.round, task.control.has))
+
+    def _encoded(self, codec: str, task: Task, delta: Weights, control: Controls | None, steps: int) -> bytes:
+        """What goes up, once what stays here for later rounds is on the disk; the weights' change comes first."""
+        change = control.change(delta, steps, task.plan.learning_rate) if control else delta[:0]
+        learned = np.concatenate([delta, change]) if control else delta
+        residual = self._kept("residual", task, np.zeros_like(learned))
+        data = encoded(codec, learned, residual, task.round, batch_seed(task, self._device))
+        if control and task.control:
+            self._kept("control", task, control.own).keep(task.round, control.own + change, task.control.has)
+        return data
+
+    def _kept(self, name: str, task: Task, initial: Weights, programs: int = 1) -> Private:
+        """What lies beside the examples, of the task's program."""
+        return Private(self._examples.with_name(name), task.program.digest, initial, programs)
 
     def close(self) -> None:
         """Forget the program."""
@@ -95,7 +125,7 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
     total, steps = 0.0, 0
     began = time.monotonic()
     rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
-    adapted = any(rates[name] for name in SCALARS if name not in SGD)
+    adapted = program.corrected or any(rates[name] for name in SCALARS if name not in SGD)
     descent = {name: rates[name] * (not adapted) for name in SGD}
     for batch in batches:
         asked = time.monotonic()
@@ -110,6 +140,22 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
         if plan.time_budget and time.monotonic() - began > plan.time_budget:
             break
     return Losses(total / max(steps, 1), steps, time.monotonic() - began)
+
+
+def score(program: Program, store: Store, stop: Stop) -> dict[str, float] | None:
+    """Return the mean loss on all examples as the metric `before`, the program's weights as they are; None if stopped.
+
+    Raises ProgramError where it is not finite.
+    """
+    total, count = 0.0, 0.0
+    for batch in labelled(store.batches(program.batch, 0), program.classes):
+        if stop():
+            return None
+        loss, _, rows = program.evaluate(x=batch.x, y=batch.y, weight=batch.weight)
+        total, count = total + loss, count + rows
+    if not math.isfinite(total):
+        raise ProgramError("the model's loss on this device's examples is not finite; lower the learning rate")
+    return {"before": total / count}
 
 
 def batch_seed(task: Task, device: str) -> int:

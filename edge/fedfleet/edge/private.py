@@ -1,4 +1,5 @@
-"""What stays on this device from round to round: the weights of local layers, and what codecs lost (residual.py).
+"""What stays on this device from round to round: the weights of local layers, what codecs lost (residual.py), and its
+control variate (controls.py).
 
 local/<program digest>/<round>.weights  float32, little-endian, as that round left them, with their sha256 behind
 
@@ -10,6 +11,7 @@ sending its update trains that round again from where it began, and comes to the
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,6 +24,11 @@ from fedfleet.wire.topics import DIGEST
 
 SUFFIX = ".weights"
 SHA256 = 32
+
+
+def always(round_: int) -> bool:
+    """Every round counts."""
+    return True
 
 
 class Private:
@@ -37,16 +44,16 @@ class Private:
         self._initial = initial
         self._others = programs - 1
 
-    def before(self, round_: int) -> Weights:
-        """Return what `round_` starts from: the newest of an earlier round, or the initial ones."""
+    def before(self, round_: int, counts: Callable[[int], bool] = always) -> Weights:
+        """Return what `round_` starts from: the newest of an earlier round that `counts`, or the initial ones."""
         for number in sorted(_rounds(self._folder), reverse=True):
-            found = self._read(number) if number < round_ else None
+            found = self._read(number) if number < round_ and counts(number) else None
             if found is not None:
                 return found
         return self._initial
 
-    def keep(self, round_: int, weights: Weights) -> None:
-        """Write what `round_` left; of all others only the newest earlier one is kept, and other programs'.
+    def keep(self, round_: int, weights: Weights, counts: Callable[[int], bool] = always) -> None:
+        """Write what `round_` left; of all others only the newest earlier that `counts` is kept, and other programs'.
 
         Raises StoreError.
         """
@@ -57,7 +64,7 @@ class Private:
             raise StoreError(f"{self._folder} cannot be made: {error.strerror}; make room on the disk") from None
         files.write(self._path(round_), data + hashlib.sha256(data).digest())
         # those of later rounds are of a fleet that has begun anew since
-        earlier = _newest(self._folder, round_)
+        earlier = max((number for number in _rounds(self._folder) if number < round_ and counts(number)), default=0)
         for number in _rounds(self._folder) - {round_, earlier}:
             files.remove(self._path(number))
         others = [path for path in self._programs.iterdir() if DIGEST.fullmatch(path.name) and path != self._folder]

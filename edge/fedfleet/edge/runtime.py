@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfleet.edge.board import RUNTIMES
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import ProgramError
 
-RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 SIGNATURES = {"set", "get", "train", "adapt", "evaluate", "infer"}
 
 
@@ -22,7 +22,7 @@ def runtime() -> ModuleType:
     """Return the installed runtime's module; raises ProgramError that says which package to install."""
     for name in RUNTIMES:
         try:
-            return importlib.import_module(name)
+            return importlib.import_module(f"{name}.interpreter")
         except ImportError:
             continue
     raise ProgramError(
@@ -41,6 +41,7 @@ class Program:
                 f"program {digest[:12]} on disk has other bytes than its name says; it will be fetched anew"
             )
         self.digest = digest
+        self.corrected = False
         try:
             self._interpreter = runtime().Interpreter(model_content=data, num_threads=1)
             self._runners = {name: self._runner(name) for name in self._interpreter.get_signature_list()}
@@ -55,6 +56,14 @@ class Program:
         if weights.shape != (self.parameters,):
             raise ProgramError(f"weights have shape {weights.shape}, the program wants ({self.parameters},)")
         self._call("set", weights=weights)
+        self.corrected = False
+
+    def correct(self, correction: Weights) -> None:
+        """Add `correction`, float32[P], to every gradient that `adapt` takes up, until the next `set`."""
+        if "correct" not in self._runners:
+            raise ProgramError(f"program {self.digest[:12]} takes no correction: compile the model anew")
+        self._call("correct", correction=correction)
+        self.corrected = True
 
     def get(self) -> Weights:
         """Return the weights as they are now, float32[P]."""

@@ -7,6 +7,7 @@ state/
   examples/            the example store
   local/               the weights of layers that never leave the device (see private.py)
   residual/            what codecs lost of the last updates, for the next one (see residual.py)
+  control/             the device's own control variate, where the strategy is SCAFFOLD (see controls.py)
   trainer.log          what the training process wrote last
 """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fedfleet.wire import frames
+from fedfleet.wire.calling import LAP, LAPS, Ability, Needs, ahead
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.record import Mismatch, build, plain, require
 from fedfleet.wire.topics import DIGEST
@@ -22,6 +23,7 @@ CHUNK = 64 * 1024
 MAX_BLOB = 256 * 1024 * 1024
 MAX_ROUND = 2**53 - 1  # JSON readers in other languages keep integers only so far
 MAX_METRICS = 32
+MAX_ABANDONED = 64
 STATES = ("ready", "training", "paused", "asleep", "away", "lost")
 OUTCOMES = ("counted", "missing", "refused")
 SGD = ("learning_rate", "momentum")
@@ -37,7 +39,8 @@ class Plan:
     `momentum`, Nesterov's if `nesterov`, or Adam if `second_moment` is above 0: then that decays the squared gradient,
     and `momentum` the gradient. `weight_decay` is decoupled (Loshchilov and Hutter 2019); `proximal` is FedProx's mu
     (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds of training,
-    0 meaning no bound. SCALARS names what goes into a step; SGD, what suffices where the rest is 0.
+    0 meaning no bound. `before` asks for the metric of that name: the mean loss on the device's examples before the
+    first step. SCALARS names what goes into a step; SGD, what suffices where the rest is 0.
     """
 
     epochs: int = 1
@@ -51,6 +54,7 @@ class Plan:
     clip_norm: float = 0.0
     codec: str = "float32"
     time_budget: float = 0.0
+    before: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.epochs <= 10_000 and 0 <= self.steps <= 10_000_000, "epochs and steps must be in range")
@@ -98,12 +102,33 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Control:
+    """The server's control variate in SCAFFOLD (Karimireddy et al. 2020, algorithm 1), float32[P].
+
+    In it are the changes that devices made to theirs in rounds from `first` on, but for those that were `abandoned`.
+    """
+
+    blob: Blob
+    first: int
+    abandoned: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(1 <= self.first <= MAX_ROUND, "first must be at least 1")
+        require(len(self.abandoned) <= MAX_ABANDONED, f"more than {MAX_ABANDONED} abandoned rounds")
+
+    def has(self, round_: int) -> bool:
+        """Whether what a device contributed to `round_`, which is over, is in it."""
+        return round_ >= self.first and round_ not in self.abandoned
+
+
+@dataclass(frozen=True)
 class Task:
     """One round's work for the whole fleet. A newer task supersedes all others: the last round is over.
 
-    Each device decides alone whether it is called (`calls`); `seed` makes its batches reproducible; an update
-    counts within `deadline` seconds of the task's publication. `patch` is a shorter way to the weights, for those who
-    have the weights before.
+    Each device decides alone whether it is called (`calls`): the task has a window of a `share` of a lap from `start`
+    on, and `needs`. `seed` makes its batches reproducible; an update counts within `deadline` seconds of the task's
+    publication. `patch` is a shorter way to the weights, for those who have the weights before. With a `control`, an
+    update has the changes of two vectors: the weights, and the device's own control variate.
     """
 
     round: int
@@ -114,21 +139,45 @@ class Task:
     seed: int = 0
     deadline: float = 600.0
     patch: Patch | None = None
+    start: int = 0
+    needs: Needs = field(default_factory=Needs)
+    control: Control | None = None
 
     def __post_init__(self) -> None:
         require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
         require(0 < self.share <= 1, "share must be above 0 and at most 1")
         require(0 <= self.seed <= MAX_ROUND, "seed must not be negative")
         require(self.deadline > 0, "deadline must be above 0")
+        require(0 <= self.start < LAPS * LAP, "start must be 0 to 2^53 - 1")
+
+    @property
+    def window(self) -> int:
+        """How long the task's window is, in 2^-32 of a lap."""
+        return max(round(self.share * LAP), 1)
+
+    @property
+    def next_start(self) -> int:
+        """Where the window of the task after this one begins."""
+        return (self.start + self.window) % (LAPS * LAP)
 
     @property
     def moving(self) -> tuple[Blob, ...]:
-        """What the task names that the next one does not: its weights, and the patch to them."""
-        return (self.weights, self.patch.blob) if self.patch else (self.weights,)
+        """What the task names that the next one does not: its weights, the patch to them, the control."""
+        return (self.weights, *(named.blob for named in (self.patch, self.control) if named))
 
-    def calls(self, device: str) -> bool:
-        """Whether `device` takes part: each device decides alone, so there is no check-in."""
-        return draw("call", self.round, device) < self.share
+    @property
+    def needed(self) -> tuple[Blob, ...]:
+        """What a device trains on: the program, the weights, the control."""
+        return (self.program, self.weights, *((self.control.blob,) if self.control else ()))
+
+    def calls(self, device: str, ability: Ability | None = None) -> bool:
+        """Whether `device` takes part: each device decides alone, so there is no check-in. A share of 1 is everyone.
+
+        Without its `ability`, whether it would if it has what the task needs.
+        """
+        if ability is not None and not self.needs.met(ability):
+            return False
+        return self.window >= LAP or ahead(self.start, device) < self.window
 
 
 @dataclass(frozen=True)
@@ -177,13 +226,15 @@ class Status:
     """A device's presence, retained: `boot` counts its starts, so that a late will of an older start is told apart.
 
     A `paused` device may be back at any time, one that is `asleep` will be when its hours come; `reason` says why.
-    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none.
+    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none. `ability` stands in
+    every status, as only the last one is retained.
     """
 
     state: str
     boot: int
     declined: int = 0
     reason: str = ""
+    ability: Ability = field(default_factory=Ability)
 
     def __post_init__(self) -> None:
         require(self.state in STATES, f"state must be one of {', '.join(STATES)}")

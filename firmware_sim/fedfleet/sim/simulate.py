@@ -109,6 +109,7 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
     least = strategy(wanted.strategy).least
+    strategy(wanted.strategy).plan(wanted.plan)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
@@ -162,7 +163,7 @@ def _federate(
     records: list[RoundRecord],
 ) -> Weights:
     """Run all rounds and return the final weights; `records` gains one entry a round."""
-    from fedfleet.sim.events import Events
+    from fedfleet.cloud.events import Events
 
     events, patience = Events(stage.folder), Patience()
 

@@ -11,6 +11,8 @@ from fedfleet.edge.trainer import Stop
 from fedfleet.wire.codecs import shrink
 from fedfleet.wire.messages import Task, Update
 
+METRICS = {"loss": 1.0, "steps": 1.0, "before": 1.0}
+
 
 class SeededTrainer:
     """Moves the weights by seeded noise, different for every device and round; asks `stop` once."""
@@ -25,10 +27,11 @@ class SeededTrainer:
         if stop():
             return None
         start, seed = task_weights(weights, task), batch_seed(task, self._device)
-        noise = np.random.PCG64(seed).random_raw(start.size)
+        size = start.size * (2 if task.control else 1)
+        noise = np.random.PCG64(seed).random_raw(size)
         delta = ((noise >> np.uint64(40)).astype(np.float32) / np.float32(2**23) - 1) * np.float32(0.01)
         data = shrink(task.plan.codec, delta, seed)
-        return Update(task.round, self._device, self._examples, task.plan.codec, data, {"loss": 1.0})
+        return Update(task.round, self._device, self._examples, task.plan.codec, data, METRICS)
 
     def close(self) -> None:
         """Nothing was started."""

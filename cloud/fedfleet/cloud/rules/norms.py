@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfleet.cloud.rules.rule import Rule
-from fedfleet.cloud.sums import Mean
+from fedfleet.cloud.sums import NOTHING, Mean, Told
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
 
@@ -25,7 +25,7 @@ class Bounded:
     mean: Mean
     bound: Callable[[Weights], Weights]
 
-    def add(self, delta: Weights, examples: int) -> None:
+    def add(self, delta: Weights, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in as far as it goes; raises FrameError, and changes nothing, where it may not count."""
         self.mean.add(self.bound(delta), examples)
 

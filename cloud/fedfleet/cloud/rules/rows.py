@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedfleet.cloud.rules.rule import Rule
-from fedfleet.cloud.sums import HEADROOM
+from fedfleet.cloud.sums import HEADROOM, NOTHING, Told
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError, StoreError
 
@@ -43,7 +43,7 @@ class Rows:
         """How many updates there are."""
         return len(self._places)
 
-    def add(self, delta: Weights, examples: int) -> None:
+    def add(self, delta: Weights, examples: int, told: Told = NOTHING) -> None:
         """Keep one update; raises FrameError for one that moves by 2^32 and more, StoreError where the disk is full."""
         if not float(np.max(np.abs(delta), initial=0.0)) < HEADROOM:
             raise FrameError(f"weights move by {HEADROOM} or more; lower the learning rate")
