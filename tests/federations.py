@@ -18,11 +18,12 @@ from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
-from fedfleet.edge.agent import Agent, birth, death
+from fedfleet.edge.agent import UNKNOWN, Agent, birth, death
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Stop, Trainer
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.bus import Will
+from fedfleet.wire.calling import Ability
 from fedfleet.wire.codecs import grow
 from fedfleet.wire.loopback import Hub, LoopbackBus
 from fedfleet.wire.messages import Blob, Plan, Task, Update
@@ -84,6 +85,7 @@ class World:
     records: list[RoundRecord] = field(default_factory=list)
     trainers: dict[str, Trainer] = field(default_factory=dict)
     evaluate: Evaluate | None = None
+    abilities: dict[str, Ability] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.agents: dict[str, tuple[Agent, LoopbackBus]] = {}
@@ -119,9 +121,10 @@ class World:
         """A new life of a device on whatever its folder holds."""
         state = State(self.folder / device)
         state.begin()
-        bus = self.hub.connect(Will(TOPICS.status(device), birth(state), death(state)))
+        able = self.abilities.get(device, UNKNOWN)
+        bus = self.hub.connect(Will(TOPICS.status(device), birth(state, able), death(state, able)))
         trainer = self.trainers.get(device) or SeededTrainer(device, self.examples(device)[device])
-        self.agents[device] = Agent(device, TOPICS, bus, state, trainer, lambda: self.now), bus
+        self.agents[device] = Agent(device, TOPICS, bus, state, trainer, lambda: self.now, ability=able), bus
 
     def device_dies(self, device: str) -> None:
         """A device loses its power; the broker tells its last will."""

@@ -9,12 +9,13 @@ from typing import Any
 
 from federations import TOPICS
 
-from fedfleet.edge.agent import Agent, birth, death
+from fedfleet.edge.agent import UNKNOWN, Agent, birth, death
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Trainer
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire import frames
 from fedfleet.wire.bus import Will
+from fedfleet.wire.calling import Ability
 from fedfleet.wire.chunks import Offer, chunk_name, cut, manifest, open_offer, open_part
 from fedfleet.wire.loopback import Hub, LoopbackBus
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, decode, encode
@@ -33,12 +34,15 @@ class Cloud:
         self.bus = self.hub.connect()
         self.bus.subscribe(TOPICS.update())
 
-    def device(self, folder: Path, trainer: Trainer | None = None) -> tuple[Agent, LoopbackBus]:
+    def device(
+        self, folder: Path, trainer: Trainer | None = None, ability: Ability = UNKNOWN
+    ) -> tuple[Agent, LoopbackBus]:
         """A new life of the device."""
         state = State(folder)
         state.begin()
-        bus = self.hub.connect(Will(TOPICS.status(DEVICE), birth(state), death(state)))
-        return Agent(DEVICE, TOPICS, bus, state, trainer or SeededTrainer(DEVICE), lambda: self.now), bus
+        bus = self.hub.connect(Will(TOPICS.status(DEVICE), birth(state, ability), death(state, ability)))
+        trainer = trainer or SeededTrainer(DEVICE)
+        return Agent(DEVICE, TOPICS, bus, state, trainer, lambda: self.now, ability=ability), bus
 
     def blob(self, data: bytes) -> Blob:
         """Retain a blob's chunks, and their names."""

@@ -247,14 +247,12 @@ def test_a_fleet_that_finished_one_federation_takes_part_in_the_next() -> None:
 
 
 def test_a_small_share_never_calls_too_few() -> None:
-    """Of 3 devices a share of 0.1 calls nobody in most rounds; those numbers are passed over, not waited out."""
+    """Of 3 devices a share of 0.1 calls nobody in most rounds: a window is made larger, not waited out."""
     with world(rounds=Rounds(total=8, devices=3, share=0.1, quorum=2, deadline=DEADLINE)) as found:
         found.play()
         assert [record.state for record in found.records] == ["closed"] * 8
         assert all(record.called >= 2 and record.seconds < DEADLINE / 2 for record in found.records)
-        numbers = [record.round for record in found.records]
-        assert numbers == sorted(set(numbers))
-        assert numbers[-1] > 8
+        assert [record.round for record in found.records] == list(range(1, 9))
 
 
 def test_rounds_that_all_decline_wait_for_their_deadline_and_show_why() -> None:

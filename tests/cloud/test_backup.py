@@ -209,7 +209,7 @@ def test_a_backup_without_a_database_that_can_be_used_is_refused(taken: Path, tm
     with closing(sqlite3.connect(tmp_path / "newer" / DATABASE)) as database:
         database.execute(f"PRAGMA user_version={VERSION + 1}")
     data = (tmp_path / "newer" / DATABASE).read_bytes()
-    refused(sealed(tmp_path / "other", **{DATABASE: data}), "has schema 4, this fedfleet knows 3; use the newer")
+    refused(sealed(tmp_path / "other", **{DATABASE: data}), "has schema 5, this fedfleet knows 4; use the newer")
 
 
 def test_what_is_there_is_not_overwritten(taken: Path, tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_a_journal_of_a_newer_version_is_refused_untouched(tmp_path: Path, mode:
     database.execute(f"PRAGMA user_version={VERSION + 1}")
     database.close()
     before = content(tmp_path)
-    with pytest.raises(StoreError, match=r"journal.sqlite has schema 4, this fedfleet knows 3; use the newer fedfleet"):
+    with pytest.raises(StoreError, match=r"journal.sqlite has schema 5, this fedfleet knows 4; use the newer fedfleet"):
         Journal(tmp_path)
     assert content(tmp_path) == before
 

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from threading import Timer
 
 import pytest
 
 from fedfleet.cloud import schema
+from fedfleet.cloud.fleet import devices, fleet
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.notes import Standing
 from fedfleet.cloud.registry import versions
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Plan, Task
 
-VERSION_2 = Path(__file__).with_name("journal-2.sql").read_text()  # five rounds, noted by the fedfleet before
+DUMPS = {n: Path(__file__).with_name(f"journal-{n}.sql").read_text() for n in (2, 3)}  # noted by those fedfleets
 
 
-def older(folder: Path) -> Path:
-    """The folder of version 2 that the dump is of: rounds 2 to 4 kept, two updates counted in round 5."""
+def older(folder: Path, version: int = 2) -> Path:
+    """The folder that the dumps are of: five rounds, 2 to 4 kept, two updates counted in the last."""
     for name in ("blobs", "updates"):
         (folder / name).mkdir(parents=True)
     with closing(sqlite3.connect(folder / "journal.sqlite")) as database:
         database.execute("PRAGMA journal_mode=WAL")
-        database.executescript(VERSION_2)
+        database.executescript(DUMPS[version])
     for data in (b"program", *(text % n for n in (2, 3, 4) for text in (b"model %d", b"moments %d"))):
         (folder / "blobs" / Blob.of(data).digest).write_bytes(data)
     (folder / "updates" / "5").write_bytes(b"delta 5 of adelta 5 of b")
@@ -44,8 +49,9 @@ def shape(path: Path) -> list[tuple[str, ...]]:
         return database.execute("SELECT name, sql FROM sqlite_master ORDER BY name").fetchall()
 
 
-def test_a_journal_of_version_2_goes_on_where_it_was(tmp_path: Path) -> None:
-    journal = Journal(older(tmp_path))
+@pytest.mark.parametrize("version", DUMPS)
+def test_an_older_journal_goes_on_where_it_was(tmp_path: Path, version: int) -> None:
+    journal = Journal(older(tmp_path, version))
     found, task = journal.model(), journal.open_task()
     assert found is not None and task is not None
     assert (found.round, journal.get(found.weights), journal.get(found.moments)) == (4, b"model 4", b"moments 4")
@@ -59,20 +65,35 @@ def test_a_journal_of_version_2_goes_on_where_it_was(tmp_path: Path) -> None:
     known = [(n, n > 2, Blob.of(b"model %d" % n).digest) for n in range(2, 6)]
     assert lineage == [(1, False, ""), *known]  # what the first came to, version 2 has forgotten
     assert {version.examples for version in versions(tmp_path)} == {30}
+    if version == 3:
+        assert (versions(tmp_path)[3].names, versions(tmp_path)[3].scores) == (("promoted",), {"loss": 0.25})
     journal.close()
 
 
-def test_the_database_as_it_was_stays_beside(tmp_path: Path) -> None:
-    Journal(older(tmp_path)).close()
-    assert "\n".join(dump(tmp_path / "journal.sqlite.v2")) == VERSION_2.strip()
+def test_what_an_older_journal_does_not_know_of_its_fleet_is_empty(tmp_path: Path) -> None:
+    Journal(older(tmp_path, 3)).close()
+    found = fleet(tmp_path)
+    assert (found.state, found.closed, found.now, found.states) == ("stopped", 4, Standing(), {})
+    assert [(each.round, each.state, each.called, each.reported, each.examples) for each in found.rounds] == [
+        (number, "closed", 0, 2, 30) for number in range(1, 5)
+    ]
+    assert devices(tmp_path) == []
+
+
+@pytest.mark.parametrize("version", DUMPS)
+def test_the_database_as_it_was_stays_beside(tmp_path: Path, version: int) -> None:
+    Journal(older(tmp_path, version)).close()
+    kept = tmp_path / f"journal.sqlite.v{version}"
+    assert "\n".join(dump(kept)) == DUMPS[version].strip()
     assert dump(tmp_path / "journal.sqlite")[0] == f"PRAGMA user_version={schema.VERSION};"
-    (tmp_path / "journal.sqlite.v2").unlink()
+    kept.unlink()
     Journal(tmp_path).close()
-    assert not (tmp_path / "journal.sqlite.v2").exists()
+    assert not kept.exists()
 
 
-def test_a_new_database_is_like_one_that_was_brought_up(tmp_path: Path) -> None:
-    Journal(older(tmp_path / "old")).close()
+@pytest.mark.parametrize("version", DUMPS)
+def test_a_new_database_is_like_one_that_was_brought_up(tmp_path: Path, version: int) -> None:
+    Journal(older(tmp_path / "old", version)).close()
     Journal(tmp_path / "new").close()
     assert shape(tmp_path / "old" / "journal.sqlite") == shape(tmp_path / "new" / "journal.sqlite")
 
@@ -80,24 +101,24 @@ def test_a_new_database_is_like_one_that_was_brought_up(tmp_path: Path) -> None:
 def test_a_step_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = older(tmp_path) / "journal.sqlite"
     with closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE marks (in_the_way TEXT)")  # the last thing that the step makes
+        database.execute("CREATE TABLE standing (in_the_way TEXT)")  # the last thing that the steps make
     before = dump(path)
-    with pytest.raises(StoreError, match="table marks already exists"):
+    with pytest.raises(StoreError, match="table standing already exists"):
         Journal(tmp_path)
     assert dump(path) == before
     with closing(sqlite3.connect(path)) as database:
-        database.execute("DROP TABLE marks")
+        database.execute("DROP TABLE standing")
     Journal(tmp_path).close()
 
 
 def test_readers_leave_an_older_journal_as_it_is(tmp_path: Path) -> None:
     path = older(tmp_path) / "journal.sqlite"
-    with pytest.raises(StoreError, match=r"has schema 2, this fedfleet knows 3; start its aggregator once"):
+    with pytest.raises(StoreError, match=r"has schema 2, this fedfleet knows 4; start its aggregator once"):
         versions(tmp_path)
-    assert "\n".join(dump(path)) == VERSION_2.strip()
+    assert "\n".join(dump(path)) == DUMPS[2].strip()
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version=4")
-    with pytest.raises(StoreError, match=r"has schema 4, this fedfleet knows 3; use the newer fedfleet"):
+        database.execute("PRAGMA user_version=5")
+    with pytest.raises(StoreError, match=r"has schema 5, this fedfleet knows 4; use the newer fedfleet"):
         versions(tmp_path)
 
 
@@ -140,6 +161,20 @@ def test_others_read_while_one_process_writes_and_none_may_write_beside_it(
     journal = Journal(tmp_path)  # its lock went with the process
     assert journal.closed_rounds() == 2
     journal.close()
+
+
+def test_who_asks_whether_a_folder_is_held_keeps_nobody_out(tmp_path: Path) -> None:
+    assert not schema.is_held(tmp_path)
+    journal = Journal(tmp_path)
+    assert schema.is_held(tmp_path)
+    journal.close()
+    assert not schema.is_held(tmp_path)
+    handle = os.open(tmp_path / schema.LOCK, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # as who asks does, for a moment
+    other = Timer(schema.LOOK, os.close, (handle,))
+    other.start()
+    Journal(tmp_path).close()
+    other.join()
 
 
 def test_a_reader_in_the_middle_keeps_no_round_from_closing(tmp_path: Path) -> None:

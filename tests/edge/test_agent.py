@@ -12,7 +12,9 @@ from handmade import DEVICE, PARTS, PROGRAM, Cloud, P, steps
 from fedfleet.edge.state import State
 from fedfleet.edge.uploads import RESEND
 from fedfleet.sim.trainers import SeededTrainer
-from fedfleet.wire.messages import Blob, Plan, Status, Task
+from fedfleet.wire.calling import Ability, Needs, place
+from fedfleet.wire.errors import DataError
+from fedfleet.wire.messages import Status
 
 LONG = 10 * RESEND[1]
 
@@ -46,17 +48,38 @@ def test_a_task_becomes_an_update_and_a_receipt_ends_it(cloud: Cloud, tmp_path: 
 
 
 def test_who_is_not_called_does_no_work_and_asks_for_nothing(cloud: Cloud, tmp_path: Path) -> None:
-    share = 0.5
     agent, bus = cloud.device(tmp_path, Unwilling(AssertionError("trained all the same")))
-    number = next(
-        n for n in range(1, 99) if not Task(n, Blob("a" * 64, 1), Blob("a" * 64, 1), Plan(), share).calls(DEVICE)
-    )
-    cloud.task(number, share=share)
+    cloud.task(4, share=0.5, start=place(0, DEVICE) + 1)
     steps(agent)
-    assert State(tmp_path).round == number
+    assert State(tmp_path).round == 4
     assert list((tmp_path / "blobs").iterdir()) == []
     assert bus.received < 2000
     assert cloud.heard() == []
+
+
+def test_who_lacks_what_the_task_needs_does_no_work_either_and_all_it_says_tells_what_it_has(
+    cloud: Cloud, tmp_path: Path
+) -> None:
+    able = Ability(("line-3",), 443, "armv7l", "tflite")
+    agent, bus = cloud.device(tmp_path, ability=able)
+    assert cloud.status() == Status("ready", 1, ability=able)
+    cloud.task(1, needs=Needs(("camera",)))
+    steps(agent)
+    assert (State(tmp_path).round, bus.received < 2000, cloud.heard()) == (1, True, [])
+    cloud.task(2, needs=Needs(("line-3",), 400))
+    steps(agent)
+    assert cloud.heard() == [2]
+    agent._decline(cloud.task(3), DataError("no"))
+    assert cloud.status() == Status("ready", 1, 3, "no", able)
+    agent.close()
+    assert cloud.status() == Status("away", 1, ability=able)
+
+
+def test_the_will_tells_what_a_lost_device_has(cloud: Cloud, tmp_path: Path) -> None:
+    able = Ability(("camera",), 923)
+    _, bus = cloud.device(tmp_path, ability=able)
+    bus.die()
+    assert cloud.status() == Status("lost", 1, ability=able)
 
 
 def test_blobs_are_fetched_once_and_old_ones_removed(cloud: Cloud, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.edge.__main__ import _opened
+from fedfleet.edge.board import ability
 from fedfleet.edge.data import Store
 from fedfleet.edge.settings import AgentSettings
 from fedfleet.edge.state import State
@@ -235,12 +236,13 @@ def awaited(bus: Bus, state: str, seconds: float = 30.0) -> Status:
 def test_sigterm_ends_it_with_exit_code_0_and_a_goodbye(tmp_path: Path, broker: Broker) -> None:
     watcher = MqttBus(broker, "watcher")
     watcher.subscribe(TOPICS.status("d1"))
+    able = ability(Path("/"), ("line-3",))
     for boot in (1, 2):
-        with started(settings(tmp_path, f"[broker]\nport = {broker.port}\n")) as process:
-            assert awaited(watcher, "ready") == Status("ready", boot)
+        with started(settings(tmp_path, f'tags = ["line-3"]\n[broker]\nport = {broker.port}\n')) as process:
+            assert awaited(watcher, "ready") == Status("ready", boot, ability=able)
             line_with(process, "device d1 of fleet mill is ready")
             assert ended(process) == 0
-        assert awaited(watcher, "away") == Status("away", boot)
+        assert awaited(watcher, "away") == Status("away", boot, ability=able)
     watcher.close()
 
 
@@ -253,7 +255,7 @@ def test_who_needs_the_board_is_given_it(tmp_path: Path, broker: Broker) -> None
         assert awaited(watcher, "paused").reason.endswith("state/inhibit is there")
         assert "paused: " in line_with(process, "inhibit is there")
         (tmp_path / "state" / "inhibit").unlink()
-        assert awaited(watcher, "ready") == Status("ready", 1)
+        assert awaited(watcher, "ready") == Status("ready", 1, ability=ability(Path("/"), ()))
         assert ended(process) == 0
     watcher.publish(TOPICS.status("d1"), b"", retain=True)
     watcher.close()

@@ -11,6 +11,7 @@ import pytest
 import sysfs
 
 from fedfleet.edge import board
+from fedfleet.edge.runtime import runtime
 
 
 def test_a_board_that_has_nothing_says_nothing(tmp_path: Path) -> None:
@@ -78,6 +79,17 @@ def test_load_and_memory(tmp_path: Path) -> None:
     assert (board.load(tmp_path), board.memory(tmp_path)) == (1.25, 87.5)
     sysfs.put(tmp_path, "proc/meminfo", "MemTotal: 443080 kB\n")  # before Linux 3.14
     assert board.memory(tmp_path) is None
+
+
+def test_what_the_fleet_is_told_of_a_board(tmp_path: Path) -> None:
+    sysfs.memory(tmp_path, 87.5)
+    found = board.ability(tmp_path, ("line-3", "camera"))
+    assert (found.tags, found.memory_mib, found.arch) == (("line-3", "camera"), 432, os.uname().machine)
+    assert found.runtime in runtime().__name__  # litert, or tflite
+    assert found.runtime in ("litert", "tflite")
+    assert board.ability(tmp_path / "absent", ()).memory_mib == 0
+    sysfs.put(tmp_path, "proc/meminfo", f"MemTotal: {2**70} kB\n")
+    assert board.ability(tmp_path, ()).memory_mib == 2**43
 
 
 def test_memory_of_a_process_is_what_it_would_give_back(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ BELOW = {
 }
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
+    "fedfleet.cloud.events",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.extras", "fedfleet.models.fixed",
     "fedfleet.models.gradient", "fedfleet.models.inplace",
@@ -35,7 +36,7 @@ HOLDS_TENSORFLOW = {
     "fedfleet.models.zoo.mnist", "fedfleet.models.zoo.photos", "fedfleet.models.zoo.readings",
     "fedfleet.models.zoo.seeded", "fedfleet.models.zoo.tabular", "fedfleet.models.zoo.turbofan",
     "fedfleet.models.zoo.vibration",
-    "fedfleet.sim.events", "fedfleet.sim.program",
+    "fedfleet.sim.program",
 }  # fmt: skip
 # what needs TensorFlow by way of those
 COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite", "fedfleet.models.zoo"}

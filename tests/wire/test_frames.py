@@ -10,12 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedfleet.wire import frames
+from fedfleet.wire.calling import Ability, Needs
 from fedfleet.wire.chunks import Want, join, manifest, open_manifest, open_offer, open_part, split
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, encode
 
 DOC = Path(__file__).parents[2] / "docs" / "wire.md"
-GOLDEN_TASK = Task(3, Blob("0" * 64, 1024), Blob("f" * 64, 4096), Plan(), 0.5, 7, 60.0)
+GOLDEN_NEEDS = Needs(("camera",), 512)
+GOLDEN_TASK = Task(
+    3, Blob("0" * 64, 1024), Blob("f" * 64, 4096), Plan(), 0.5, 7, 60.0, start=3 * 2**31, needs=GOLDEN_NEEDS
+)
+GOLDEN_STATUS = Status("ready", 4, ability=Ability(("line-3", "camera"), 923, "aarch64", "litert"))
 GOLDEN_UPDATE = Update(3, "d1", 10, "float32", b"\x00\x00\x80\x3f\x00\x00\x00\xc0", {"loss": 0.5})
 GOLDEN_BLOB = Blob("e" * 64, 65_540)
 GOLDEN = {
@@ -25,7 +30,7 @@ GOLDEN = {
     "part": split(GOLDEN_UPDATE)[1],
     "want": encode(Want(("ab" * 16,))),
     "receipt": encode(Receipt(3, "missing", (0, 2))),
-    "status": encode(Status("ready", 4)),
+    "status": encode(GOLDEN_STATUS),
 }
 
 json_values = st.recursive(
@@ -113,7 +118,7 @@ def test_golden_frames_are_those_of_the_document(name: str) -> None:
 def test_golden_frames_decode() -> None:
     assert decode(Task, GOLDEN["task"]) == GOLDEN_TASK
     assert decode(Receipt, GOLDEN["receipt"]) == Receipt(3, "missing", (0, 2))
-    assert decode(Status, GOLDEN["status"]) == Status("ready", 4)
+    assert decode(Status, GOLDEN["status"]) == GOLDEN_STATUS
     assert decode(Want, GOLDEN["want"]) == Want(("ab" * 16,))
     assert open_manifest(GOLDEN_BLOB, GOLDEN["manifest"]).hex() == "ab" * 16 + "cd" * 16
     offered = open_offer(GOLDEN["offer"])

@@ -1,4 +1,4 @@
-"""Messages: bounds of every field, and the draw by which each device decides alone."""
+"""Messages: bounds of every field, and whom a task calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedfleet.wire.calling import LAP, MAX_TAGS, Ability, Needs
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.frames import pack
 from fedfleet.wire.messages import Blob, Control, Patch, Plan, Receipt, Status, Task, Update, decode, draw, encode, seen
@@ -30,9 +31,10 @@ TASK = Task(1, Blob("a" * 64, 10), Blob("b" * 64, 40), Plan())
     ),
     st.integers(1, 2**53 - 1),
     st.floats(0.001, 1),
+    st.integers(0, 2**53 - 1),
 )
-def test_a_task_survives_the_wire(plan: Plan, round_: int, share: float) -> None:
-    task = replace(TASK, plan=plan, round=round_, share=share)
+def test_a_task_survives_the_wire(plan: Plan, round_: int, share: float, start: int) -> None:
+    task = replace(TASK, plan=plan, round=round_, share=share, start=start, needs=Needs(("a", "b-3"), 9))
     assert decode(Task, encode(task)) == task
 
 
@@ -74,6 +76,12 @@ def test_a_codec_is_any_name_until_it_is_used(codec: str) -> None:
         ({"round": 2**60}, "round must be at least 1"),
         ({"share": 0.0}, "share"),
         ({"share": 1.5}, "share"),
+        ({"start": -1}, "start must be 0 to 2\\^53 - 1"),
+        ({"start": 2**53}, "start must be 0 to 2\\^53 - 1"),
+        ({"start": 0.5}, "start must be int"),
+        ({"needs": {"tags": ["Camera"]}}, "needs: each of tags must be 1 to 36 characters of a-z, 0-9 and -"),
+        ({"needs": {"tags": ["t"] * 17}}, "needs: there may be at most 16 tags"),
+        ({"needs": {"memory_mib": -1}}, "needs: memory_mib must not be negative"),
         ({"seed": -1}, "seed"),
         ({"deadline": 0.0}, "deadline"),
         ({"plan": {"epochs": 0}}, "epochs or steps"),
@@ -100,6 +108,13 @@ def test_other_kinds_and_bodies_are_refused() -> None:
         decode(Status, pack({"kind": "status", "state": "ready", "boot": 1}, b"x"))
     with pytest.raises(FrameError, match="state must be one of"):
         decode(Status, pack({"kind": "status", "state": "afloat", "boot": 1}))
+    for able, text in (
+        ({"tags": [""]}, "each of tags"),
+        ({"arch": "x86 64"}, "arch must be"),
+        ({"runtime": "é"}, "runt"),
+    ):
+        with pytest.raises(FrameError, match=f"status: ability: {text}"):
+            decode(Status, pack({"kind": "status", "state": "ready", "boot": 1, "ability": able}))
     with pytest.raises(FrameError, match="outcome must be one of"):
         decode(Receipt, pack({"kind": "receipt", "round": 1, "outcome": "lost"}))
 
@@ -117,14 +132,40 @@ def test_reasons_become_one_printable_line() -> None:
     assert Receipt(1, "refused", reason=seen("tab\t" * 99)).reason.startswith("tab tab")
 
 
-def test_each_device_draws_for_itself_and_about_a_share_is_called() -> None:
+def test_each_device_decides_for_itself_and_about_a_share_is_called() -> None:
     task = replace(TASK, share=0.3)
     called = [task.calls(f"d{i}") for i in range(2000)]
     assert called == [task.calls(f"d{i}") for i in range(2000)]
     assert 0.27 < sum(called) / len(called) < 0.33
-    assert called != [replace(task, round=2).calls(f"d{i}") for i in range(2000)]
-    assert all(TASK.calls(f"d{i}") for i in range(50))
+    assert called == [replace(task, round=2).calls(f"d{i}") for i in range(2000)]
+    assert called != [replace(task, start=task.next_start).calls(f"d{i}") for i in range(2000)]
+    assert all(replace(TASK, start=LAP // 3).calls(f"d{i}") for i in range(50))
 
 
-def test_the_draw_is_the_documented_hash() -> None:
+def test_who_lacks_what_a_task_needs_is_not_called() -> None:
+    task = replace(TASK, needs=Needs(("camera",), 512))
+    assert task.calls("d0")
+    assert task.calls("d0", Ability(("line-3", "camera"), 512))
+    assert not task.calls("d0", Ability(("camera",), 511))
+    assert not task.calls("d0", Ability(("cameras",), 4096))
+    assert not task.calls("d0", Ability())
+    assert TASK.calls("d0", Ability())
+
+
+def test_a_task_and_a_status_of_an_older_peer_ask_for_nothing_and_can_nothing() -> None:
+    task = {key: value for key, value in plain(TASK).items() if key not in ("start", "needs")}
+    assert decode(Task, pack({"kind": "task", **task})) == TASK
+    status = decode(Status, pack({"kind": "status", "state": "ready", "boot": 1}))
+    assert status.ability == Ability()
+
+
+def test_the_largest_ability_is_bounded_in_bytes() -> None:
+    tags = tuple(f"{i:036}" for i in range(MAX_TAGS))
+    able = Ability(tags, 2**43, "x" * 36, "y" * 36)
+    frame = encode(Status("paused", 2**53 - 1, 2**53 - 1, "r" * 200, able))
+    assert decode(Status, frame).ability == able
+    assert len(frame) < 1200
+
+
+def test_the_draw_is_the_same_on_all_sides() -> None:
     assert draw("call", 1, "d0") == 0.6099523757451003

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fedfleet.cli.terminal import announce, interruptible
+from fedfleet.cli.logs import FIELDS, Format, Say, ending, voice
+from fedfleet.cli.terminal import interruptible
 from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.evaluate import evaluator
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.registry import programs_of
 from fedfleet.cloud.settings import AggregatorSettings, load_aggregator
 from fedfleet.cloud.strategies import strategy
@@ -28,6 +29,8 @@ EXAMPLES = """
 [bold]examples[/bold]
 
 fedfleet aggregate settings.toml
+
+fedfleet aggregate settings.toml --log-format json
 """
 TICK = 0.2
 SAY_AGAIN = 30.0
@@ -35,20 +38,20 @@ SAY_AGAIN = 30.0
 
 def aggregate(
     settings: Annotated[Path, typer.Argument(help="The aggregator's settings (TOML).")],
+    log_format: Annotated[
+        Format, typer.Option(help="Lines for people, or a JSON object a line for what collects logs.")
+    ] = Format.text,
 ) -> None:
     """Run a federation to its end; started again after any stop, it goes on where it was."""
-    found = load_aggregator(settings)
-    console = Console()
-    announce(f"fedfleet aggregate: fleet {found.fleet}, {found.rounds.total} rounds of {found.strategy}")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with interruptible():
-        _serve(found, settings.resolve().parent, console)
+    say = voice(log_format)
+    with interruptible(), ending(log_format):
+        found = load_aggregator(settings)
+        say(f"fedfleet aggregate: fleet {found.fleet}, {found.rounds.total} rounds of {found.strategy}")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _serve(found, settings.resolve().parent, say)
 
 
-def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
-    def report(record: RoundRecord) -> None:
-        console.print(line(record), soft_wrap=True, markup=False)
-
+def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
     rule = strategy(settings.strategy)
@@ -60,11 +63,18 @@ def _serve(settings: AggregatorSettings, base: Path, console: Console) -> None:
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
         stack.callback(bus.close)
+        operations = Operations(settings, base, time.monotonic, lambda: bus.reason)
+        stack.callback(operations.close)
+
+        def report(record: RoundRecord) -> None:
+            operations.round(record)
+            say(line(record), **known(record))
+
         topics = Topics(settings.fleet)
         aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
-        _run(aggregator, console)
+        _run(aggregator, operations, say)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
-        console.print(f"done: the trained model is in {base / settings.state / 'model'}")
+        say(f"done: the trained model is in {base / settings.state / 'model'}")
 
 
 def line(record: RoundRecord) -> str:
@@ -74,15 +84,22 @@ def line(record: RoundRecord) -> str:
     return f"round {record.round} {record.state}: {turnout}; {scores if record.state == 'closed' else record.reason}"
 
 
-def _run(aggregator: Aggregator, console: Console) -> None:
+def known(record: RoundRecord) -> dict[str, object]:
+    """Return what a line of JSON holds of a round that is over."""
+    return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+
+
+def _run(aggregator: Aggregator, operations: Operations, say: Say) -> None:
     said, at = "", 0.0
     while not aggregator.done:
         aggregator.step(TICK)
+        operations.look(aggregator)
         waiting = aggregator.waiting()
         if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:
-            console.print(f"waiting: {waiting}", highlight=False, soft_wrap=True, markup=False)
+            say(f"waiting: {waiting}", round=aggregator.progress()[0])
             said, at = waiting, time.monotonic()
     aggregator.retire()
+    operations.look(aggregator, now=True)
 
 
 def _relative(spec: str, base: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
@@ -17,6 +18,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
+from fedfleet.cloud.selection import target, window
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
@@ -26,7 +28,6 @@ from fedfleet.wire.topics import Topics
 log = logging.getLogger("fedfleet.aggregator")
 HASTE = 0.005  # seconds to wait for deliveries while there is something to send
 FAREWELL = 5.0
-PASSED_OVER = 1000  # how many round numbers may be passed over because they call too few
 
 
 class Aggregator:
@@ -59,6 +60,7 @@ class Aggregator:
         self._round: Round | None = None
         self._began = clock()
         self._intake: Intake | None = None
+        self._follows = ""  # the round before and what became of it, where that was nothing
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
@@ -100,9 +102,15 @@ class Aggregator:
     def waiting(self) -> str:
         """Why nothing is happening right now, in one line."""
         if self._round is None:
-            have, want = len(self.presence.devices), self._federation.rounds.devices
-            return f"{have} of {want} devices are there"
-        return self._round.verdict(self._clock() - self._began).reason
+            rounds = self._federation.rounds
+            needs = f" with {rounds.needs}" if str(rounds.needs) else ""
+            return f"{len(self.presence.fit(rounds.needs))} of {rounds.devices} devices are there{needs}"
+        reason = self._round.verdict(self._clock() - self._began).reason
+        return f"{reason}; round {self._round.task.round} follows {self._follows}" if self._follows else reason
+
+    def declined(self) -> dict[str, str]:
+        """Return the devices that will not contribute to the round, and why."""
+        return dict(self._round.declined) if self._round else {}
 
     def progress(self) -> tuple[int, int, int]:
         """Return the number of the round, how many devices it has called, and how many of them have reported."""
@@ -123,9 +131,10 @@ class Aggregator:
 
     def _ready(self) -> bool:
         """Whether a round may begin: enough devices are there, or those of our last start had a deadline to return."""
-        if len(self.presence.devices) >= self._federation.rounds.devices:
+        rounds = self._federation.rounds
+        if len(self.presence.fit(rounds.needs)) >= rounds.devices:
             return True
-        return self._underway and self._clock() - self._began >= self._federation.rounds.deadline
+        return self._underway and self._clock() - self._began >= rounds.deadline
 
     def _handle(self, delivery: Delivery) -> None:
         try:
@@ -136,7 +145,9 @@ class Aggregator:
             elif delivery.topic.endswith("/want"):
                 self._outbox.repeat(decode(Want, delivery.payload).names)
             elif self._intake is not None:
-                self._intake.take(self._topics.device(delivery.topic), delivery)
+                device = self._topics.device(delivery.topic)
+                self.presence.heard(device)
+                self._intake.take(device, delivery)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
 
@@ -149,7 +160,8 @@ class Aggregator:
         status = decode(Status, payload) if payload else None
         self.presence.see(device, status)
         if status is not None and status.declined:
-            log.warning("%s declined round %d: %s", device, status.declined, status.reason)
+            known = {"device": device, "round": status.declined}
+            log.warning("%s declined round %d: %s", device, status.declined, status.reason, extra=known)
         if self._round is not None:
             self._seat(self._round, device)
 
@@ -166,7 +178,7 @@ class Aggregator:
     def _begin(self) -> None:
         task = self._open_task()
         if task is None:
-            task = self._calling(self._next_task())
+            task = self._next_task()
             self._journal.open_round(task, self._federation.name)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
@@ -179,33 +191,29 @@ class Aggregator:
         self._outbox.step()
 
     def _next_task(self) -> Task:
-        options, number = self._federation.rounds, self._last_round + 1
-        weights, patch = published(self._journal, self.weights, self._journal.ended_task(), options.downlink, number)
+        options, number, before = self._federation.rounds, self._last_round + 1, self._journal.ended_task()
+        weights, patch = published(self._journal, self.weights, before, options.downlink, number)
+        start, share = window(options, self._federation.quorum, before, self.presence.fit(options.needs))
         control = controlled(self._journal, self._federation.strategy, self._moments, number)
-        seed, share, deadline = self._federation.seed, options.share, options.deadline
-        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, control)
-
-    def _calling(self, task: Task) -> Task:
-        """Return `task` under the first number from its own on that calls a quorum of the devices that are there."""
-        present = self.presence.devices
-        wanted = min(self._federation.quorum, len(present))
-        numbered = (replace(task, round=number) for number in range(task.round, task.round + PASSED_OVER))
-        return next((found for found in numbered if sum(map(found.calls, present)) >= wanted), task)
+        seed, needs, deadline = self._federation.seed, options.needs, options.deadline
+        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
 
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""
         task = self._journal.open_task()
         if task is None or (task.round >= self._last_round and task.program == self._program):
             return task
-        log.warning("round %d abandoned: a newer task, or another program, has taken its place", task.round)
-        self._journal.abandon_round(task.round)
+        self._abandon(task.round, "a newer task, or another program, has taken its place")
         self._superseded += task.moving
         return None
 
     def _resume(self, task: Task) -> Round:
         """Return the round of `task` with whatever the journal has counted for it."""
-        values = self._federation.strategy.values(self.weights.size)
-        found = Round(task, values, self._federation.strategy.aggregate(values), self._federation.quorum, ())
+        values, quorum = self._federation.strategy.values(self.weights.size), self._federation.quorum
+        aggregate = self._federation.strategy.aggregate(values)
+        full, grace = target(self._federation.rounds, quorum), self._federation.rounds.grace
+        fits = partial(self.presence.fits, needs=task.needs)
+        found = Round(task, values, aggregate, quorum, (), target=full, grace=grace, fits=fits)
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):
@@ -213,21 +221,27 @@ class Aggregator:
         return found
 
     def _end(self, round_: Round, verdict: Verdict) -> None:
-        seconds, bytes_up = self._clock() - self._began, self._intake.bytes if self._intake else 0
+        seconds = self._clock() - self._began
+        bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
             self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
+            self._follows = ""
         else:
-            log.warning("round %d abandoned: %s", round_.task.round, verdict.reason)
-            self._journal.abandon_round(round_.task.round)
+            self._abandon(round_.task.round, verdict.reason)
         self._superseded += round_.task.moving
         self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = recorded(round_, verdict, seconds, bytes_up, self.weights)
+        record = recorded(round_, verdict, seconds, bytes_up, self.weights, refused)
         if not self.done:
             self._begin()  # first the devices' work, then our own
         self._report(self._scored(record))
+
+    def _abandon(self, number: int, reason: str) -> None:
+        log.warning("round %d abandoned: %s", number, reason, extra={"round": number})
+        self._journal.abandon_round(number)
+        self._follows = f"round {number}, abandoned: {reason}"
 
     def _scored(self, record: RoundRecord) -> RoundRecord:
         if self._evaluate is None:

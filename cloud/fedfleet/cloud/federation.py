@@ -40,6 +40,7 @@ class RoundRecord:
     weights: str
     device_rss_mib: float
     scores: dict[str, float] = field(default_factory=dict)
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,9 @@ def packed(weights: Weights, moments: Moments) -> tuple[bytes, bytes]:
     return weights.astype("<f4").tobytes(), buffer.getvalue()
 
 
-def recorded(round_: Round, verdict: Verdict, seconds: float, bytes_up: int, weights: Weights) -> RoundRecord:
+def recorded(
+    round_: Round, verdict: Verdict, seconds: float, bytes_up: int, weights: Weights, refused: int = 0
+) -> RoundRecord:
     """Return what is to be remembered of a round that is over; `weights` are the model after it."""
     updates = round_.counted.values()
     examples = sum(update.examples for update in updates)
@@ -111,6 +114,7 @@ def recorded(round_: Round, verdict: Verdict, seconds: float, bytes_up: int, wei
         seconds=seconds,
         weights=Blob.of(weights.astype("<f4").tobytes()).digest,
         device_rss_mib=max((_metric(update, "rss_mib") for update in updates), default=0.0),
+        refused=refused,
     )
 
 

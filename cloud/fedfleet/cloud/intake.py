@@ -19,10 +19,11 @@ log = logging.getLogger("fedfleet.aggregator")
 
 
 class Intake:
-    """One round's: frames of devices in, receipts out. `bytes` counts what has come."""
+    """One round's: frames of devices in, receipts out. `bytes` counts what has come, `refused` the updates refused."""
 
     def __init__(self, round_: Round, bus: Bus, topics: Topics, journal: Journal, clock: Callable[[], float]) -> None:
         self.bytes = 0
+        self.refused = 0
         self._round = round_
         self._bus = bus
         self._topics = topics
@@ -36,7 +37,8 @@ class Intake:
         try:
             answer = self._answer(device, delivery.payload)
         except FrameError as error:
-            log.warning("refused an update of %s: %s", device, error)
+            known = {"device": device, "round": self._round.task.round}
+            log.warning("refused an update of %s: %s", device, error, extra=known)
             answer = self._inbox.refusal(device, delivery.payload, str(error))
             if answer is not None and answer.round == self._round.task.round:
                 self._round.decline(device, str(error))  # the receipt has it drop the update
@@ -69,4 +71,5 @@ class Intake:
         return receipt
 
     def _say(self, device: str, receipt: Receipt) -> None:
+        self.refused += receipt.outcome == "refused"
         self._bus.publish(self._topics.receipt(device), encode(receipt))

@@ -1,19 +1,24 @@
 """One round as a pure state machine: events in, answers out, no I/O and no clock, so that its rules are plain to test.
 
 Rules. A device takes part if it is present and the task calls it. An update counts once, and only for this round. The
-round closes when nobody is left to wait for, or at its deadline if a quorum has reported; below quorum at the deadline
-it is abandoned. Why it waits can always be asked.
+round closes when nobody is left to wait for; or once it has the updates that were wanted, after some grace for those on
+their way; or at its deadline if a quorum has reported. Below quorum at the deadline it is abandoned. Why it waits can
+always be asked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import NamedTuple
 
 from fedfleet.cloud.sums import Aggregate, Told
 from fedfleet.wire.codecs import grow
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.messages import Receipt, Task, Update, seen
+
+NAMED = 8
 
 
 class Verdict(NamedTuple):
@@ -26,10 +31,22 @@ class Verdict(NamedTuple):
 class Round:
     """The round of one task. Devices come, go and report; `verdict` says whether it is over."""
 
-    def __init__(self, task: Task, parameters: int, aggregate: Aggregate, quorum: int, present: Iterable[str]) -> None:
+    def __init__(
+        self,
+        task: Task,
+        parameters: int,
+        aggregate: Aggregate,
+        quorum: int,
+        present: Iterable[str],
+        *,
+        target: int = 0,
+        grace: float = 0.0,
+        fits: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         """Call those of the devices `present` that `task` calls; at least `quorum` of them must report.
 
-        `parameters` is how many values an update has.
+        `parameters` is how many values an update has. With `target` above 0 so many updates suffice, and those of the
+        next `grace` seconds. `fits` tells whether a device has what the task needs.
         """
         self.task = task
         self.aggregate = aggregate
@@ -38,13 +55,19 @@ class Round:
         self.counted: dict[str, Update] = {}
         self.parameters = parameters
         self.declined: dict[str, str] = {}
+        self.target = target
+        self.grace = grace
+        self._fits = fits
+        self._full = math.inf  # seconds after which the round had what was wanted
         self._waiting: set[str] = set()
         for device in present:
             self.join(device)
 
     def join(self, device: str) -> None:
         """A device is there, from the start or later: the retained task has called it all the same."""
-        if self.task.calls(device) and device not in self.counted and device not in self.declined:
+        if not self._calls(device):
+            self._waiting.discard(device)  # it is another now than it was
+        elif device not in self.counted and device not in self.declined:
             self.called.add(device)
             self._waiting.add(device)
 
@@ -54,7 +77,7 @@ class Round:
 
     def decline(self, device: str, reason: str) -> None:
         """A device will not contribute to this round, whether it is there or not; `verdict` tells why."""
-        if self.task.calls(device) and device not in self.counted:
+        if self._calls(device) and device not in self.counted:
             self.called.add(device)
             self.declined[device] = seen(reason)
         self._waiting.discard(device)
@@ -64,7 +87,7 @@ class Round:
 
         Raises StoreError where there is no room for it.
         """
-        if (receipt := self.foresee(update.device, update.round)) is not None:
+        if (receipt := self._settled(update.device, update.round)) is not None:
             return receipt
         try:
             delta = grow(update.codec, update.delta, self.parameters)
@@ -82,23 +105,25 @@ class Round:
 
     def foresee(self, device: str, number: int) -> Receipt | None:
         """Return what is to be said of an update of round `number` whatever is in it; None where that decides."""
-        if number != self.task.round:
-            return _refused(number, f"round {number} is over, the task is round {self.task.round}")
-        if not self.task.calls(device):
-            return _refused(number, "the task does not call this device")
-        return Receipt(number, "counted") if device in self.counted else None
+        settled = self._settled(device, number)
+        if settled is None and not self._fits(device):  # what the journal has counted counts, whatever it fits now
+            return _refused(number, f"the task needs {self.task.needs}")
+        return settled
 
     def verdict(self, elapsed: float) -> Verdict:
         """Whether the round is over, `elapsed` seconds after its task was published."""
         have, others = len(self.counted), self._others()
         if have >= self.quorum and not self._waiting:
             return Verdict("closed", f"all {have} present devices that were called have reported{others}")
+        if self.target and have >= max(self.target, self.quorum):
+            self._full = min(self._full, elapsed)
+        turnout = f"{have} of {len(self.called)} reported"
+        if elapsed >= self._full + self.grace:
+            return Verdict("closed", f"{turnout}, {self.target} were wanted{others}")
         if elapsed < self.task.deadline:
-            waiting = ", ".join(sorted(self._waiting)[:8]) or "more devices"
-            return Verdict("open", f"{have} reported, quorum {self.quorum}; waiting for {waiting}{others}")
+            return Verdict("open", self._open(have) + others)
         if have >= self.quorum:
-            reason = f"deadline of {self.task.deadline:g} s with {have} of {len(self.called)} reported{others}"
-            return Verdict("closed", reason)
+            return Verdict("closed", f"deadline of {self.task.deadline:g} s with {turnout}{others}")
         reason = f"deadline of {self.task.deadline:g} s with {have} reported, quorum {self.quorum}{others}"
         return Verdict("abandoned", reason)
 
@@ -107,6 +132,32 @@ class Round:
         if not self.called or self.called != set(self.declined):
             return ""
         return f"{len(self.declined)} of {len(self.called)} devices called have declined, {self._first()}"
+
+    def _calls(self, device: str) -> bool:
+        return self.task.calls(device) and self._fits(device)
+
+    def _settled(self, device: str, number: int) -> Receipt | None:
+        """What is to be said of an update by its round, the device's turn, and what was counted before."""
+        if number != self.task.round:
+            return _refused(number, f"round {number} is over, the task is round {self.task.round}")
+        if not self.task.calls(device):
+            return _refused(number, "the task does not call this device")
+        return Receipt(number, "counted") if device in self.counted else None
+
+    def _open(self, have: int) -> str:
+        wanted = f", {self.target} wanted" if self.target else ""
+        if self._full < math.inf:
+            return f"{have} reported{wanted}; {self.grace:g} s of grace for {self._awaited()}"
+        return f"{have} reported, quorum {self.quorum}{wanted}; waiting for {self._awaited()}"
+
+    def _awaited(self) -> str:
+        """Who is waited for; not in order where they are many, for it is asked often."""
+        if not self._waiting:
+            needs = str(self.task.needs)
+            return f"more devices with {needs}" if needs else "more devices"
+        if len(self._waiting) <= NAMED:
+            return ", ".join(sorted(self._waiting))
+        return f"{', '.join(islice(self._waiting, NAMED))} and {len(self._waiting) - NAMED} more"
 
     def _others(self) -> str:
         return f"; {len(self.declined)} declined, {self._first()}" if self.declined else ""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 DATABASE = "journal.sqlite"
-VERSION = 3
+VERSION = 4
+LOCK = "lock"
+LOOKS, LOOK = 5, 0.02  # how often a lock that is held is tried again, and after how many seconds
 PATIENCE = 10.0  # seconds for which a write waits for that of another process
 NOW = "strftime('%Y-%m-%dT%H:%M:%SZ', 'now')"
 ROUNDS = """
@@ -40,19 +43,46 @@ ALTER TABLE rounds ADD COLUMN origin INTEGER;
 UPDATE rounds SET made = weights;
 CREATE TABLE marks (name TEXT PRIMARY KEY, round INTEGER NOT NULL, since TEXT NOT NULL) STRICT;
 """
-STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE)}
+FLEET = """
+ALTER TABLE rounds ADD COLUMN record TEXT NOT NULL DEFAULT '{}';
+CREATE TABLE devices (
+    device TEXT PRIMARY KEY, status TEXT NOT NULL, declined INTEGER NOT NULL, reason TEXT NOT NULL,
+    seen TEXT NOT NULL, heard INTEGER NOT NULL
+) STRICT;
+CREATE TABLE standing (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL, noted TEXT NOT NULL) STRICT;
+"""
+STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET)}
 """From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
 
 
 def hold(folder: Path) -> int:
     """Lock `folder` for this process; returns the file descriptor that holds it. Raises StoreError, OSError."""
-    handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    for _ in range(LOOKS):
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        time.sleep(LOOK)  # whoever asks `is_held` holds it for a moment
+    os.close(handle)
+    raise StoreError(f"{folder} is in use; is another aggregator using this folder? stop it first")
+
+
+def is_held(folder: Path) -> bool:
+    """Whether an aggregator, or another writer of the journal, holds `folder` now. Raises StoreError."""
+    path = folder / LOCK
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; read it as a user who may") from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
+        return True
+    finally:
         os.close(handle)
-        raise StoreError(f"{folder} is in use; is another aggregator using this folder? stop it first") from None
-    return handle
+    return False
 
 
 def opened(path: Path) -> sqlite3.Connection:

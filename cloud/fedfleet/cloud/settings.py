@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedfleet.cloud.strategies import strategy
+from fedfleet.wire.calling import Needs
 from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
@@ -13,13 +14,18 @@ from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
 
+OVER = 1.3  # that of Bonawitz et al. 2019, "Towards Federated Learning at Scale"
+
 
 @dataclass(frozen=True)
 class Rounds:
-    """How rounds are run: `total` of them, each calling a `share` of the fleet, none before `devices` are there.
+    """How rounds are run: `total` of them, none before `devices` are there; only devices with all `tags` and at least
+    `memory_mib` are called.
 
-    A round closes when all that were called have reported, or after `deadline` seconds if at least `quorum` have.
-    `downlink` is the codec by which devices that have the last weights get the next ones; all get them whole without.
+    A round calls a `share` of the fleet and closes when all that were called have reported; or, where `cohort` is above
+    0, it calls `over` times as many devices and closes `grace` seconds after so many updates. In any case it closes
+    after `deadline` seconds if at least `quorum` have reported. `downlink` is the codec by which devices that have the
+    last weights get the next ones; all get them whole without.
     """
 
     total: int = 20
@@ -28,6 +34,11 @@ class Rounds:
     quorum: int = 1
     deadline: float = 600.0
     downlink: str = ""
+    cohort: int = 0
+    over: float = OVER
+    grace: float = 0.0
+    tags: tuple[str, ...] = ()
+    memory_mib: int = 0
 
     def __post_init__(self) -> None:
         require(self.total >= 1, "total must be at least 1")
@@ -35,6 +46,19 @@ class Rounds:
         require(0 < self.share <= 1, "share must be above 0 and at most 1")
         require(self.quorum >= 1, "quorum must be at least 1")
         require(self.deadline > 0, "deadline must be above 0 seconds")
+        require(self.cohort >= 0, "cohort must be 0, for all that are called, or a number of updates")
+        require(not self.cohort or self.share == 1, "share and cohort both say how many are called: set one of them")
+        require(not self.cohort or self.quorum <= self.cohort, "quorum must be at most cohort, at which a round closes")
+        require(1 <= self.over <= 100, "over must be 1 to 100 times the cohort")
+        require(0 <= self.grace < self.deadline, "grace must be at least 0 seconds and below the deadline")
+        unused = self.over != OVER or self.grace > 0
+        require(bool(self.cohort) or not unused, "over and grace are of no use without cohort")
+        _ = self.needs
+
+    @property
+    def needs(self) -> Needs:
+        """What a device must have to be called; raises Mismatch."""
+        return Needs(self.tags, self.memory_mib)
 
 
 @dataclass(frozen=True)
@@ -42,6 +66,22 @@ class Evaluation:
     """Held-out data of the cloud's own, as `npz:FILE` or `csv:FILE?label=COL`; none where `data` is empty."""
 
     data: str = ""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Where the aggregator's numbers go: to Prometheus, which asks at `host` and `port`, nowhere if `port` is 0.
+
+    And to event files in the folder `tensorboard`, which is relative to the settings file; to none where it is empty.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tensorboard: str = ""
+
+    def __post_init__(self) -> None:
+        require(bool(self.host), "host must not be empty")
+        require(0 <= self.port <= 65535, "port must be 0 to 65535, 0 for none")
 
 
 @dataclass(frozen=True)
@@ -57,6 +97,7 @@ class AggregatorSettings:
     rounds: Rounds = field(default_factory=Rounds)
     plan: Plan = field(default_factory=Plan)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from fedfleet.edge.agent import Agent, birth, death
-from fedfleet.edge.board import resident
+from fedfleet.edge.board import ability, resident
 from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.guards import ROOT, Watch
 from fedfleet.edge.settings import AgentSettings, load_agent
@@ -77,7 +77,8 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
     topics = Topics(settings.fleet)
-    will = Will(topics.status(settings.device), birth(state), death(state))
+    able = ability(ROOT, settings.tags)
+    will = Will(topics.status(settings.device), birth(state, able), death(state, able))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     while not bus.connections and not stopping.wait(POLL):
         pass  # the bus says why, and when it tries again
@@ -87,7 +88,7 @@ def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
-    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch).run(stopping.is_set)
+    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch, able).run(stopping.is_set)
 
 
 def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:

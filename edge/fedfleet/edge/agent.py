@@ -17,11 +17,13 @@ from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Trainer
 from fedfleet.edge.uploads import Uploader
 from fedfleet.wire.bus import Bus, Delivery
+from fedfleet.wire.calling import Ability
 from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError, TooLarge
 from fedfleet.wire.messages import Blob, Receipt, Status, Task, decode, encode, seen
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
+UNKNOWN = Ability()
 REST = (15.0, 600.0)  # seconds that a disk which refuses is left alone: at first, at most
 
 
@@ -37,10 +39,12 @@ class Agent:
         trainer: Trainer,
         clock: Callable[[], float],
         hold: Callable[[], Hold] = Hold,
+        ability: Ability = UNKNOWN,
     ) -> None:
         """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will.
 
         While `hold` gives a reason, nothing is fetched and no training begins; `trainer` itself pauses what runs.
+        `ability` is what every status says that the device has.
         """
         self.device = device
         self._topics = topics
@@ -49,6 +53,7 @@ class Agent:
         self._trainer = trainer
         self._clock = clock
         self._hold = hold
+        self._ability = ability
         self._held_as = ("", bus.connections)
         self._task: Task | None = None
         self._fetcher = Fetcher(device, topics, bus, state.blobs, clock)
@@ -97,7 +102,7 @@ class Agent:
             except Rotten:
                 log.warning("round %d: the spooled update cannot be read; training once more", task.round)
                 self._state.finish(task.round - 1)
-        elif not task.calls(self.device):
+        elif not task.calls(self.device, self._ability):
             self._drop(task)
             self._state.finish(task.round)
         elif not self._hold().state and all(map(self._fetcher.fetch, self._wanted(task))):
@@ -126,7 +131,7 @@ class Agent:
                 self._uploader.again()  # an aggregator that was started anew says its task again
             return
         anew, self._task = self._task is None and task.round < self._state.round, task
-        log.info("round %d: %s", task.round, "called" if task.calls(self.device) else "not called")
+        log.info("round %d: %s", task.round, "called" if task.calls(self.device, self._ability) else "not called")
         self._fetcher.cancel()
         self._uploader.fresh()
         self._resting = (0.0, 0.0)
@@ -226,14 +231,15 @@ class Agent:
         self._uploader.done()
 
     def _say(self, status: Status) -> None:
-        self._bus.publish(self._topics.status(self.device), encode(status), retain=True)
+        whole = replace(status, ability=self._ability)
+        self._bus.publish(self._topics.status(self.device), encode(whole), retain=True)
 
 
-def birth(state: State) -> bytes:
+def birth(state: State, ability: Ability = UNKNOWN) -> bytes:
     """What a device says at every connection."""
-    return encode(Status("ready", state.boot))
+    return encode(Status("ready", state.boot, ability=ability))
 
 
-def death(state: State) -> bytes:
+def death(state: State, ability: Ability = UNKNOWN) -> bytes:
     """What the broker says for a device that is lost."""
-    return encode(Status("lost", state.boot))
+    return encode(Status("lost", state.boot, ability=ability))

@@ -9,13 +9,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from importlib.util import find_spec
 from pathlib import Path
+
+from fedfleet.wire.calling import MAX_MIB, WORD, Ability
 
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
 FLAGS = ("the voltage is too low", "the clock is capped", "the clock is throttled", "the soft temperature limit is on")
 HOTTEST = 150.0  # beyond it a sensor is broken, not the board hot
 MIB = 2**20
 ROUTE_UP = 1
+RUNTIMES = {"ai_edge_litert": "litert", "tflite_runtime": "tflite"}
+
+
+def ability(root: Path, tags: tuple[str, ...]) -> Ability:
+    """What the fleet is told of the board: its owner's `tags`, all of its memory, its processor, what runs programs."""
+    found = next((said for package, said in RUNTIMES.items() if find_spec(package)), "")
+    machine = os.uname().machine
+    whole = min(int(_memory(root, "MemTotal:") or 0), MAX_MIB)
+    return Ability(tags, whole, machine if WORD.fullmatch(machine) else "", found)
 
 
 def temperature(root: Path) -> float | None:
@@ -45,8 +57,7 @@ def load(root: Path) -> float | None:
 
 def memory(root: Path) -> float | None:
     """MiB that can be had without swapping."""
-    lines = _text(root / "proc/meminfo").splitlines()
-    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith("MemAvailable:")), None)
+    return _memory(root, "MemAvailable:")
 
 
 def disk(folder: Path) -> float | None:
@@ -84,6 +95,12 @@ def resident(root: Path, process: int) -> float:
     """MiB of memory that `process` would give back if it ended; 0 where there is none."""
     pages = list(_numbers(root / f"proc/{process}/statm"))
     return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE") / MIB if len(pages) > 2 else 0.0
+
+
+def _memory(root: Path, what: str) -> float | None:
+    """MiB of `what` in the kernel's list."""
+    lines = _text(root / "proc/meminfo").splitlines()
+    return next((float(line.split()[1]) / 1024 for line in lines if line.startswith(what)), None)
 
 
 def _gateway(root: Path) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfleet.edge.board import RUNTIMES
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import ProgramError
 
-RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 SIGNATURES = {"set", "get", "train", "adapt", "evaluate", "infer"}
 
 
@@ -22,7 +22,7 @@ def runtime() -> ModuleType:
     """Return the installed runtime's module; raises ProgramError that says which package to install."""
     for name in RUNTIMES:
         try:
-            return importlib.import_module(name)
+            return importlib.import_module(f"{name}.interpreter")
         except ImportError:
             continue
     raise ProgramError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedfleet.edge.guards import Guards
 from fedfleet.edge.sources.settings import Sources
 from fedfleet.edge.state import SPOOL
+from fedfleet.wire.calling import require_tags
 from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
@@ -18,7 +19,7 @@ class AgentSettings:
     """`agent.toml`. `state` is the agent's folder, relative to the file.
 
     `max_example_bytes` bounds the store, and so does `max_example_age`, in days; 0 for no such bound. `max_spool_bytes`
-    bounds the update that is kept until the cloud has it.
+    bounds the update that is kept until the cloud has it. By its `tags` a task may choose the device.
     """
 
     device: str
@@ -30,6 +31,7 @@ class AgentSettings:
     guards: Guards = field(default_factory=Guards)
     source: Sources = field(default_factory=Sources)
     max_example_age: float = 0.0
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for key, value in (("device", self.device), ("fleet", self.fleet)):
@@ -39,6 +41,7 @@ class AgentSettings:
         )
         require(self.max_spool_bytes > 0, "max_spool_bytes must be above 0")
         require(self.max_example_age >= 0, "max_example_age must be 0 or a number of days")
+        require_tags(self.tags)
 
     @property
     def collects(self) -> bool:

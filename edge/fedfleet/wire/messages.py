@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from fedfleet.wire import frames
+from fedfleet.wire.calling import LAP, LAPS, Ability, Needs, ahead
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.record import Mismatch, build, plain, require
 from fedfleet.wire.topics import DIGEST
@@ -124,10 +125,10 @@ class Control:
 class Task:
     """One round's work for the whole fleet. A newer task supersedes all others: the last round is over.
 
-    Each device decides alone whether it is called (`calls`); `seed` makes its batches reproducible; an update
-    counts within `deadline` seconds of the task's publication. `patch` is a shorter way to the weights, for those who
-    have the weights before. With a `control`, an update has the changes of two vectors: the weights, and the device's
-    own control variate.
+    Each device decides alone whether it is called (`calls`): the task has a window of a `share` of a lap from `start`
+    on, and `needs`. `seed` makes its batches reproducible; an update counts within `deadline` seconds of the task's
+    publication. `patch` is a shorter way to the weights, for those who have the weights before. With a `control`, an
+    update has the changes of two vectors: the weights, and the device's own control variate.
     """
 
     round: int
@@ -138,6 +139,8 @@ class Task:
     seed: int = 0
     deadline: float = 600.0
     patch: Patch | None = None
+    start: int = 0
+    needs: Needs = field(default_factory=Needs)
     control: Control | None = None
 
     def __post_init__(self) -> None:
@@ -145,6 +148,17 @@ class Task:
         require(0 < self.share <= 1, "share must be above 0 and at most 1")
         require(0 <= self.seed <= MAX_ROUND, "seed must not be negative")
         require(self.deadline > 0, "deadline must be above 0")
+        require(0 <= self.start < LAPS * LAP, "start must be 0 to 2^53 - 1")
+
+    @property
+    def window(self) -> int:
+        """How long the task's window is, in 2^-32 of a lap."""
+        return max(round(self.share * LAP), 1)
+
+    @property
+    def next_start(self) -> int:
+        """Where the window of the task after this one begins."""
+        return (self.start + self.window) % (LAPS * LAP)
 
     @property
     def moving(self) -> tuple[Blob, ...]:
@@ -156,9 +170,14 @@ class Task:
         """What a device trains on: the program, the weights, the control."""
         return (self.program, self.weights, *((self.control.blob,) if self.control else ()))
 
-    def calls(self, device: str) -> bool:
-        """Whether `device` takes part: each device decides alone, so there is no check-in."""
-        return draw("call", self.round, device) < self.share
+    def calls(self, device: str, ability: Ability | None = None) -> bool:
+        """Whether `device` takes part: each device decides alone, so there is no check-in. A share of 1 is everyone.
+
+        Without its `ability`, whether it would if it has what the task needs.
+        """
+        if ability is not None and not self.needs.met(ability):
+            return False
+        return self.window >= LAP or ahead(self.start, device) < self.window
 
 
 @dataclass(frozen=True)
@@ -207,13 +226,15 @@ class Status:
     """A device's presence, retained: `boot` counts its starts, so that a late will of an older start is told apart.
 
     A `paused` device may be back at any time, one that is `asleep` will be when its hours come; `reason` says why.
-    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none.
+    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none. `ability` stands in
+    every status, as only the last one is retained.
     """
 
     state: str
     boot: int
     declined: int = 0
     reason: str = ""
+    ability: Ability = field(default_factory=Ability)
 
     def __post_init__(self) -> None:
         require(self.state in STATES, f"state must be one of {', '.join(STATES)}")

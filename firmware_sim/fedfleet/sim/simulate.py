@@ -183,7 +183,7 @@ def _federate(
 ) -> Weights:
     """Run all rounds and return the final weights; `records` gains one entry a round."""
     bus, fleet = link
-    from fedfleet.sim.events import Events
+    from fedfleet.cloud.events import Events
 
     events, patience = Events(stage.folder), Patience()
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from fedfleet.cloud.events import Events, scalars
 from fedfleet.cloud.federation import RoundRecord
-from fedfleet.sim.events import Events, scalars
 from fedfleet.wire.errors import StoreError
 
 
