@@ -66,7 +66,7 @@ class Tried(NamedTuple):
         heads = [f"{self.name}, {self.metric}", *(f"round {n}" for n in points), "last", "reached", "seconds"]
         body = [
             [each.strategy, *(f"{each.scores[n - 1]:.4g}" for n in points), f"{each.last:.4g}",
-             str(each.reached(goal, falling=self.metric == "rmse") or "-"), f"{each.seconds:.0f}"]
+             str(each.reached(goal, falling=self.metric != "accuracy") or "-"), f"{each.seconds:.0f}"]
             for each in self.curves
         ]  # fmt: skip
         return [heads, *body]
