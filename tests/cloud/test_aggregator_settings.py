@@ -38,9 +38,12 @@ def test_everything_can_be_set(tmp_path: Path) -> None:
 
 
 def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
-    text = HEAD + '[rounds]\nquorum = 3\ncohort = 10\nover = 1.5\ngrace = 2\ntags = ["camera"]\nmemory_mib = 512\n'
+    text = (
+        HEAD
+        + '[rounds]\ndevices = 3\nquorum = 3\ncohort = 10\nover = 1.5\ngrace = 2\ntags = ["camera"]\nmemory_mib = 512\n'
+    )
     found = load_aggregator(written(tmp_path, text)).rounds
-    assert found == Rounds(quorum=3, cohort=10, over=1.5, grace=2.0, tags=("camera",), memory_mib=512)
+    assert found == Rounds(devices=3, quorum=3, cohort=10, over=1.5, grace=2.0, tags=("camera",), memory_mib=512)
     assert found.needs == Needs(("camera",), 512)
     assert Rounds().needs == Needs()
 

@@ -70,7 +70,11 @@ def test_rounds_and_updates_survive_a_new_start(journal: Journal, tmp_path: Path
     third = reopened(again, tmp_path / "j")
     model = third.model()
     assert model is not None
-    assert (model.round, third.get(model.weights), third.get(model.moments)) == (1, b"new weights", b"moments")
+    assert (model.round, third.blobs.get(model.weights), third.blobs.get(model.moments)) == (
+        1,
+        b"new weights",
+        b"moments",
+    )
     assert (third.open_task(), third.last_round(), third.closed_rounds()) == (None, 2, 1)
     assert third.ended_task() == task(2)
     third.close()

@@ -27,6 +27,7 @@ from fedfleet.wire.record import build, plain
 HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
 KEPT = 3
 MADE = "state IN ('closed', 'rolled back')"
+ABANDONED = "SELECT round FROM rounds WHERE state = 'abandoned'"
 OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
 
 
@@ -198,8 +199,8 @@ class Journal:
     def tidy(self) -> None:
         """Remove the files that no round needs any more, whoever left them behind. Raises StoreError.
 
-        Of the updates of a round that was abandoned nothing stays; of those that an older model was made of, who
-        contributed with how many examples. All in one transaction, so that no other process gives a name to a model
+        Of the updates of an abandoned round, and of those that an older model was made of, it stays who sent them and
+        how many examples they had. All in one transaction, so that no other process gives a name to a model
         while it is removed; a round forgets its names last, in case we are cut off.
         """
         with self._transaction():
@@ -214,7 +215,7 @@ class Journal:
             for number in (row[0] for row in rows if row not in kept):
                 self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
                 self._run("UPDATE updates SET delta = '', metrics = '{}' WHERE round = ?", number)
-            self._run("DELETE FROM updates WHERE round IN (SELECT round FROM rounds WHERE state = 'abandoned')")
+            self._run(f"UPDATE updates SET delta = '', metrics = '{{}}' WHERE delta > '' AND round IN ({ABANDONED})")
 
     def close(self) -> None:
         """Let go of the folder."""
