@@ -124,6 +124,11 @@ def test_promotion_by_hand_looks_at_devices_where_the_cloud_has_no_data(journal:
     promote(journal.folder, "1")
     with pytest.raises(SettingsError, match=r"model 2 is worse than model 1, .*: accuracy 0.8000 against 0.9000"):
         promote(journal.folder, "2")
+    journal.roll_back(1)
+    again = versions(journal.folder)[-1]
+    assert (again.round, again.origin, again.gate) == (3, 1, "")
+    assert again.federated is not None and again.federated.scores == {"accuracy": 0.9}  # they are the same weights
+    assert promote(journal.folder, "3").names == ("promoted",)
 
 
 class Judging:

@@ -24,7 +24,7 @@ from fedfleet.cloud.selection import target, window
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Blob, Status, Task, decode, encode
+from fedfleet.wire.messages import Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -68,7 +68,6 @@ class Aggregator:
         self._follows = ""  # the round before and what became of it, where that was nothing
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
-        self._superseded += [Blob(back.weights, 4 * self.weights.size)] if back else []
         self.presence = Presence()
         self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
@@ -161,9 +160,15 @@ class Aggregator:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
 
     def _see_task(self, payload: bytes) -> None:
-        """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again."""
+        """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again.
+
+        What that one had retained goes when our first task is there.
+        """
         if payload:
-            self._last_round = max(self._last_round, decode(Task, payload).round)
+            task = decode(Task, payload)
+            self._last_round = max(self._last_round, task.round)
+            if self._round is None and self._delivered is None:
+                self._superseded += [blob for blob in task.moving if blob not in self._superseded]
 
     def _see_status(self, device: str, payload: bytes) -> None:
         status = decode(Status, payload) if payload else None
