@@ -15,7 +15,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
-.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport format lock clean
+.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport \
+	bench-aggregate bench-round format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -51,9 +52,10 @@ test-cross: $(VENV)/sim.stamp ## Programs of either TensorFlow under either runt
 run-cross: $(TFF)/dev.stamp
 	@PYTHONPATH=tests $(BIN)/python -m cross.same_in_both $(TFF)/bin/python
 
-test-kill: $(VENV)/dev.stamp ## A device killed at every point of its work, and 200 power cuts: the same bits, counted once
+test-kill: $(VENV)/dev.stamp ## Device and aggregator killed all over their work, and 400 power cuts: the same bits, counted once
 	@PYTHONPATH=tests $(BIN)/python -m faults.kill_points
-	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py
+	@PYTHONPATH=tests $(BIN)/python -m faults.cloud_points
+	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py tests/cloud/test_journal_power.py
 
 test-seeds: $(VENV)/dev.stamp ## A thousand virtual federations with all faults at once, each from its number
 	@PYTHONPATH=tests $(BIN)/python -m faults.seeds $(ARGS)
@@ -85,6 +87,12 @@ bench-storm: $(VENV)/sim.stamp ## A broker restarts under 1,000 clients: who is 
 
 bench-transport: $(VENV)/sim.stamp ## A blob over a bad link, updates a second, bytes of an idle month (needs mosquitto)
 	@$(BIN)/python benchmarks/transport.py $(ARGS)
+
+bench-aggregate: $(VENV)/sim.stamp ## Updates summed a second and in how much memory, beside Flower (downloads 0.1 GB, minutes)
+	@$(BIN)/python benchmarks/aggregate.py $(ARGS)
+
+bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a device's memory, beside Flower (downloads 1.7 GB)
+	@$(BIN)/python benchmarks/round.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

@@ -1,12 +1,13 @@
-"""Flower on loopback, as its documents set it up: what one client takes while it waits and while it trains the CNN.
+"""Flower on loopback, as its documents set it up: what clients take while they wait and while they train the CNN.
 
-A SuperLink and one SuperNode with their defaults (isolation `subprocess`, so each message gets a ClientApp process of
-its own), without TLS, telemetry and update check; FedAvg for three rounds, no evaluation. The client is the SuperNode
-with all processes below it; its memory is the sum of their resident sets, which counts pages that they share twice.
+A SuperLink and SuperNodes with their defaults (isolation `subprocess`, so each message gets a ClientApp process of its
+own), without TLS, telemetry and update check; FedAvg for three rounds, no evaluation. A client is the SuperNode with
+all processes below it; its memory is the sum of their resident sets, which counts pages that they share twice.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import subprocess
@@ -14,14 +15,15 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import device
 import watch
 
 PACKAGES = ("flwr==1.41.0", "tensorflow-cpu==2.21.0")
-SETTLE, PAUSE = 10.0, 0.1
+SETTLE, PAUSE, PATIENCE = 10.0, 0.1, 900.0
 HERE = Path(__file__).parent
 PYPROJECT = """
 [build-system]
@@ -41,8 +43,11 @@ serverapp = "smallcnn.server:app"
 clientapp = "smallcnn.client:app"
 [tool.flwr.app.config]
 rounds = 3
+nodes = {nodes}
+notes = "{notes}"
 """
 CLIENT = """
+import time
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from smallcnn.task import EXAMPLES, cnn, train
@@ -51,22 +56,51 @@ app = ClientApp()
 def work(message, context):
     model = cnn()
     model.set_weights(message.content["arrays"].to_numpy_ndarrays())
-    train(model)
-    content = {"arrays": ArrayRecord(model.get_weights()), "metrics": MetricRecord({"num-examples": EXAMPLES})}
+    began = time.monotonic()
+    train(model, context.node_config["partition-id"])
+    metrics = MetricRecord({"num-examples": EXAMPLES, "seconds": time.monotonic() - began})
+    content = {"arrays": ArrayRecord(model.get_weights()), "metrics": metrics}
     return Message(content=RecordDict(content), reply_to=message)
 """
 SERVER = """
+import json, time
+from pathlib import Path
 from flwr.app import ArrayRecord
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg
 from smallcnn.task import cnn
 app = ServerApp()
+notes = []
+class Noted(FedAvg):
+    def configure_train(self, *arguments):
+        self.began = time.monotonic()
+        return super().configure_train(*arguments)
+    def aggregate_train(self, number, replies):
+        replies = list(replies)
+        trained = [reply.content["metrics"]["seconds"] for reply in replies if reply.has_content()]
+        found = super().aggregate_train(number, replies)
+        took = time.monotonic() - self.began
+        notes.append({"seconds": took, "training": max(trained), "devices": len(trained)})
+        return found
 @app.main()
 def main(grid, context):
-    strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=1, min_available_nodes=1)
+    config = context.run_config
+    least = {"min_train_nodes": config["nodes"], "min_available_nodes": config["nodes"]}
+    strategy = Noted(fraction_train=1.0, fraction_evaluate=0.0, **least)
     arrays = ArrayRecord(cnn().get_weights())
-    strategy.start(grid=grid, initial_arrays=arrays, num_rounds=context.run_config["rounds"])
+    strategy.start(grid=grid, initial_arrays=arrays, num_rounds=config["rounds"])
+    Path(config["notes"]).write_text(json.dumps(notes))
 """
+
+
+class Deployment(NamedTuple):
+    """A Flower that runs: the process of each SuperNode, and how to have its three rounds and what was noted of them.
+
+    Of each round: the seconds, those that the slowest client's training took, how many clients replied.
+    """
+
+    nodes: list[int]
+    rounds: Callable[[], list[dict[str, float]]]
 
 
 def figures() -> dict[str, float]:
@@ -80,8 +114,18 @@ def figures() -> dict[str, float]:
 
 def measured(folder: Path, tools: Path) -> dict[str, float]:
     """The memory, with the Flower whose commands are in `tools`; everything else is kept in `folder`."""
-    link, node = free_port(), free_port()
-    app, home = _app(folder / "app"), folder / "home"
+    with deployed(folder, tools, 1) as flower:
+        with sampled(flower.nodes[0]) as idle:
+            time.sleep(SETTLE)
+        with sampled(flower.nodes[0]) as training:
+            flower.rounds()
+    return {"flower_idle": idle["now"], "flower_training": training["peak"], "flower_clientapp": training["clientapp"]}
+
+
+@contextmanager
+def deployed(folder: Path, tools: Path, nodes: int) -> Iterator[Deployment]:
+    """A SuperLink and `nodes` SuperNodes, while the block lasts."""
+    link, app, home = free_port(), _app(folder / "app", nodes, folder / "notes.json"), folder / "home"
     home.mkdir()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
@@ -95,23 +139,29 @@ def measured(folder: Path, tools: Path) -> dict[str, float]:
     }
     superlink = [str(tools / "flower-superlink"), "--insecure", "--disable-runtime-dependency-installation"]
     supernode = [str(tools / "flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{link}"]
-    with (
-        watch.started([*superlink, "--port", str(link)], folder / "superlink.log", environment),
-        _open(link),
-        watch.started([*supernode, "--port", str(node)], folder / "supernode.log", environment) as client,
-        _open(node),
-    ):
-        with sampled(client.pid) as idle:
-            time.sleep(SETTLE)
-        with sampled(client.pid) as training:
-            _run(tools, app, environment)
-    return {"flower_idle": idle["now"], "flower_training": training["peak"], "flower_clientapp": training["clientapp"]}
+
+    def rounds() -> list[dict[str, float]]:
+        _run(tools, app, environment)
+        noted: list[dict[str, float]] = json.loads((folder / "notes.json").read_text())
+        return noted
+
+    with ExitStack() as stack:
+        up = stack.enter_context
+        up(watch.started([*superlink, "--port", str(link)], folder / "superlink.log", environment))
+        up(_open(link))
+        pids = []
+        for index in range(nodes):
+            port = free_port()
+            command = [*supernode, "--port", str(port), "--node-config", f"partition-id={index}"]
+            pids.append(up(watch.started(command, folder / f"supernode{index}.log", environment)).pid)
+            up(_open(port))
+        yield Deployment(pids, rounds)
 
 
 def _run(tools: Path, app: Path, environment: Mapping[str, str]) -> None:
     """Run the federation to its end; raises RuntimeError with Flower's last words where it has none."""
     command = [str(tools / "flwr"), "run", str(app), "bench", "--stream"]
-    ended = subprocess.run(command, env={**environment}, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, env={**environment}, capture_output=True, text=True, timeout=PATIENCE, check=False)
     said = ended.stdout + ended.stderr
     if ended.returncode != 0 or "ROUND 3/3" not in said.upper():
         raise RuntimeError(f"Flower did not finish its three rounds: {said[-2000:]}")
@@ -139,10 +189,10 @@ def sampled(pid: int) -> Iterator[dict[str, float]]:
         thread.join()
 
 
-def _app(folder: Path) -> Path:
+def _app(folder: Path, nodes: int, notes: Path) -> Path:
     """The Flower app: the same model and the same training as TensorFlow alone has."""
     (folder / "smallcnn").mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "pyproject.toml").write_text(PYPROJECT.format(nodes=nodes, notes=notes))
     (folder / "smallcnn" / "__init__.py").write_text("")
     (folder / "smallcnn" / "client.py").write_text(CLIENT)
     (folder / "smallcnn" / "server.py").write_text(SERVER)

@@ -28,10 +28,15 @@ def cnn() -> Any:
     )
 
 
-def train(model: Any) -> None:
+def examples(device: int) -> tuple[Any, Any]:
+    """What a device has: noise, and labels without a meaning."""
+    random = np.random.default_rng(device)
+    return random.random((EXAMPLES, 28, 28, 1), np.float32), random.integers(0, 10, EXAMPLES).astype(np.int32)
+
+
+def train(model: Any, device: int = 0) -> None:
     """Two epochs."""
-    random = np.random.default_rng(0)
-    x, y = random.random((EXAMPLES, 28, 28, 1), np.float32), random.integers(0, 10, EXAMPLES).astype(np.int32)
+    x, y = examples(device)
     loss, optimiser = tf.keras.losses.SparseCategoricalCrossentropy(), tf.keras.optimizers.SGD(0.01, momentum=0.9)
 
     def step(x: Any, y: Any) -> None:

@@ -39,7 +39,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     found = Journal(tmp_path / "state")
     COMPILED.save(programs_of(tmp_path / "state") / COMPILED.digest)
     for number in range(1, 6):
-        task = Task(number, found.put(COMPILED.program), found.put(weights(number - 1)), Plan(epochs=2))
+        task = Task(number, found.blobs.put(COMPILED.program), found.blobs.put(weights(number - 1)), Plan(epochs=2))
         found.open_round(task, "fedavg")
         if number == 4:
             found.abandon_round(number)

@@ -21,7 +21,7 @@ def rolled_back(found: World, back: int) -> bytes:
     found.cloud_dies()
     journal = Journal(found.folder / "cloud")
     journal.roll_back(back)
-    data = journal.get(find(versions(found.folder / "cloud"), str(back)).weights)
+    data = journal.blobs.get(find(versions(found.folder / "cloud"), str(back)).weights)
     journal.close()
     found.cloud_starts()
     return data
@@ -164,17 +164,17 @@ def test_nothing_is_brought_where_nothing_was_gone_back_to(tmp_path: Path) -> No
     assert gone_back_to(journal) is None
     model = weights().astype("<f4").tobytes()
     for number in (1, 2):
-        journal.open_round(Task(number, Blob.of(PROGRAM), journal.put(model), Plan()))
+        journal.open_round(Task(number, Blob.of(PROGRAM), journal.blobs.put(model), Plan()))
         journal.close_round(number, model + bytes(number), b"moments")
         assert gone_back_to(journal) is None
     journal.roll_back(1)
     found = gone_back_to(journal)
     assert found is not None and (found.round, found.weights) == (3, Blob.of(model + bytes(1)).digest)
     assert [as_task(found, Blob.of(PROGRAM), 10, newest).round for newest in (0, 2, 3, 4)] == [3, 3, 3, 5]
-    journal.open_round(Task(4, Blob.of(PROGRAM), journal.put(model), Plan()))
+    journal.open_round(Task(4, Blob.of(PROGRAM), journal.blobs.put(model), Plan()))
     journal.abandon_round(4)
     assert gone_back_to(journal) == found  # which came to nothing
-    journal.open_round(Task(5, Blob.of(PROGRAM), journal.put(model), Plan()))
+    journal.open_round(Task(5, Blob.of(PROGRAM), journal.blobs.put(model), Plan()))
     journal.close_round(5, model, b"moments")
     assert gone_back_to(journal) is None
     journal.close()

@@ -37,7 +37,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 def play(journal: Journal, number: int, evaluation: Evaluation, score: float | None, *, central: bool = True) -> str:
     """Round `number` ends, its model has that score, on the cloud's data or on devices; what the gate says."""
-    journal.open_round(Task(number, Blob.of(PROGRAM), journal.put(b"model %d" % (number - 1)), Plan()), "fedavg")
+    journal.open_round(Task(number, Blob.of(PROGRAM), journal.blobs.put(b"model %d" % (number - 1)), Plan()), "fedavg")
     journal.close_round(number, b"model %d" % number, b"moments %d" % number)
     scores = {} if score is None else {evaluation.gate or "accuracy": score}
     if central:

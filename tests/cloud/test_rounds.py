@@ -63,6 +63,12 @@ def test_a_latecomer_is_called_all_the_same() -> None:
     assert found.verdict(1).state == "closed"
 
 
+def test_nothing_is_kept_of_a_difference_that_is_in_the_sum() -> None:
+    found, _ = fresh("a", "b")
+    found.take(update("a"))
+    assert found.counted == {"a": (10, {})}
+
+
 def test_a_lost_device_is_not_waited_for_until_it_is_back() -> None:
     found, mean = fresh("a", "b", quorum=1)
     found.take(update("a", 1.0))

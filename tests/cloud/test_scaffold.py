@@ -145,7 +145,7 @@ def control(found: World) -> Control:
 
 
 def values(found: World) -> NDArray[np.float32]:
-    return np.frombuffer(found.journal.get(control(found).blob.digest), "<f4")
+    return np.frombuffer(found.journal.blobs.get(control(found).blob.digest), "<f4")
 
 
 def changed(now: Task, *devices: str) -> Matrix:

@@ -54,7 +54,11 @@ def test_an_older_journal_goes_on_where_it_was(tmp_path: Path, version: int) -> 
     journal = Journal(older(tmp_path, version))
     found, task = journal.model(), journal.open_task()
     assert found is not None and task is not None
-    assert (found.round, journal.get(found.weights), journal.get(found.moments)) == (4, b"model 4", b"moments 4")
+    assert (found.round, journal.blobs.get(found.weights), journal.blobs.get(found.moments)) == (
+        4,
+        b"model 4",
+        b"moments 4",
+    )
     assert (task.round, task.seed, task.plan, journal.closed_rounds()) == (5, 3, Plan(epochs=2), 4)
     assert [(update.device, update.examples, update.delta) for update in journal.updates(5)] == [
         ("a", 10, b"delta 5 of a"),

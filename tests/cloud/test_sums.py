@@ -11,14 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from fedfleet.cloud.sums import HEADROOM, SCALE_BITS, Mean, Sum
+from fedfleet.cloud.sums import BLOCK, EXACT, HEADROOM, SCALE_BITS, Mean, Sum
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
 
 P = 5
 numbers = st.floats(-100, 100, width=32)
 updates = st.lists(
-    st.tuples(st.lists(numbers, min_size=P, max_size=P).map(lambda v: np.array(v, np.float32)), st.integers(1, 10_000)),
+    st.tuples(
+        st.lists(numbers, min_size=P, max_size=P).map(lambda v: np.array(v, np.float32)),
+        st.integers(1, 10_000) | st.integers(EXACT // 101 - 9_000, EXACT // 101 + 9_000),  # float64 is full after one
+    ),
     min_size=1,
     max_size=8,
 )
@@ -67,6 +70,48 @@ def test_the_value_is_the_weighted_mean_within_the_resolution(found: Updates) ->
     np.testing.assert_allclose(folded(found).value(), wanted, rtol=0, atol=2.0**-SCALE_BITS)
 
 
+def plainly(found: Updates) -> NDArray[np.int64]:
+    """Return the sum in units of 2^-30 by integers alone."""
+    units = [np.rint(delta.astype(np.float64) * 2.0**SCALE_BITS).astype(np.int64) * n for delta, n in found]
+    return np.asarray(np.sum(units, axis=0))
+
+
+@given(updates)
+def test_the_sum_is_that_of_integers_wherever_it_is_kept(found: Updates) -> None:
+    assert folded(found).total.tolist() == plainly(found).tolist()
+
+
+def test_what_float64_would_round_is_settled_before() -> None:
+    full, mean, moved = np.full(P, 0.999_999_94, np.float32), Mean.empty(P), np.full(P, 2.0**-30, np.float32)
+    mean.add(full, EXACT - 1)
+    assert mean.near == EXACT - 1 and not mean.settled.any()
+    mean.add(moved, 1)
+    assert mean.near == EXACT and not mean.settled.any()
+    mean.add(moved, 3)
+    assert mean.near == 3 and mean.settled.all()
+    mean.add(moved, EXACT + 1)
+    assert mean.near == 3
+    found = [(full, EXACT - 1), (moved, 1), (moved, 3), (moved, EXACT + 1)]
+    assert mean.total.tolist() == plainly(found).tolist()
+    assert mean.near == 0 and not mean.recent.any()
+
+
+def test_models_of_many_blocks_are_summed_to_their_ends() -> None:
+    random = np.random.default_rng(0)
+    found = [(random.standard_normal(2 * BLOCK + 3).astype(np.float32), n) for n in (7, EXACT // 16, EXACT)]
+    mean = Mean.empty(2 * BLOCK + 3)
+    for delta, examples in found:
+        mean.add(delta, examples)
+    assert np.array_equal(mean.total, plainly(found))
+
+
+@pytest.mark.parametrize("tie", [0.5, 1.5, -0.5, 2.5, -(2.0**22) + 0.5])
+def test_ties_go_to_the_even_unit(tie: float) -> None:
+    mean = Mean.empty(1)
+    mean.add(np.array([tie * 2.0**-SCALE_BITS], np.float32), 3)
+    assert mean.total[0] == 3 * round(tie)  # Python's own goes to the even one as well
+
+
 def test_the_neutral_element_changes_nothing() -> None:
     one = folded([(np.full(P, 0.3, np.float32), 7)])
     before = bits(one)
@@ -82,7 +127,7 @@ def test_saturation_is_refused_before_anything_changes() -> None:
         with pytest.raises(FrameError, match="too much to be summed exactly.*lower the learning rate"):
             mean.add(np.array([0, 0, peak, 0, 0], np.float32), examples)
     with pytest.raises(FrameError, match="too much"):
-        mean.merge(Mean(np.ones(P, np.int64), 1, HEADROOM))
+        mean.merge(Mean(np.ones(P, np.int64), np.zeros(P), 1, HEADROOM))
     assert bits(mean) == before
 
 

@@ -58,7 +58,7 @@ def test_what_devices_say_is_what_their_held_back_examples_give_in_one_place(tmp
     together = Examples(*(np.concatenate(arrays) for arrays in zip(*own)))
     compiled, (first, last) = load(folder / "model"), found.rounds
     journal = Journal(folder / "cloud")
-    weights = np.frombuffer(journal.get(first.weights), "<f4")
+    weights = np.frombuffer(journal.blobs.get(first.weights), "<f4")
     journal.close()
     judged = last.federated
     assert first.federated is not None and judged is not None

@@ -18,7 +18,7 @@ from fedfleet.cloud.federated import Measure, brief
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
-from fedfleet.cloud.registry import programs_of
+from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import load
@@ -65,7 +65,6 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     with ExitStack() as stack:
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
-        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
         stack.callback(bus.close)
         operations = Operations(settings, base, time.monotonic, lambda: bus.reason)
@@ -77,6 +76,8 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
 
         topics = Topics(settings.fleet)
         aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
+        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
+        drop_programs(base / settings.state, compiled.digest)
         _run(aggregator, operations, say)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")

@@ -55,12 +55,15 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self.weights, self._moments = restore(journal, federation)
+        journal.tidy()
+        if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
+            journal.score(number, evaluate(self.weights))
         over, back = journal.closed_rounds() >= federation.rounds.total, gone_back_to(journal)
         self._owed = back if over else None
         self.done = over and back is None
         self._last_round = journal.last_round()
         self._underway = self._last_round > 0
-        self._program = journal.put(federation.program)
+        self._program = journal.blobs.put(federation.program)
         self._round: Round | None = None
         self._began = clock()
         self._intake: Intake | None = None

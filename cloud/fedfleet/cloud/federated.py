@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from fedfleet.cloud.rounds import Counted
 from fedfleet.wire.messages import MAX_ROUND, Update
 
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -55,7 +56,7 @@ class Claim(NamedTuple):
     examples: int
 
 
-def federated(updates: Iterable[Update], of: int, measure: Measure) -> Federated | None:
+def federated(updates: Iterable[Update | Counted], of: int, measure: Measure) -> Federated | None:
     """Return what `updates` say of the model of round `of`, in whatever order they come; None if none says anything."""
     said = [update.metrics for update in updates if COUNT in update.metrics]
     claims = [one for one in (claim(metrics, measure) for metrics in said) if one is not None]

@@ -51,9 +51,12 @@ class Intake:
         Then ask for what is missing. Raises StoreError.
         """
         whole, self._whole = self._whole, []
-        fresh = [update for update in whole if update.device not in self._round.counted]
-        receipts = [(update.device, self._round.take(update)) for update in whole]
-        self._journal.count(*(update for update in fresh if self._round.counted.get(update.device) is update))
+        receipts, fresh = [], []
+        for update in whole:
+            before = len(self._round.counted)
+            receipts.append((update.device, self._round.take(update)))
+            fresh += [update] * (len(self._round.counted) - before)
+        self._journal.count(*fresh)
         for device, receipt in [*receipts, *self._inbox.requests()]:
             self._say(device, receipt)
 

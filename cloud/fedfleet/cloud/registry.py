@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,6 +114,17 @@ def exported(folder: Path, version: Version) -> Compiled:
 def programs_of(folder: Path) -> Path:
     """Where an aggregator's folder holds the compiled programs that its rounds were of, each by its digest."""
     return folder / "programs"
+
+
+def drop_programs(folder: Path, current: str) -> None:
+    """Remove the programs of which no model is kept, but for that with the digest `current`; raises StoreError."""
+    needed = {version.program for version in versions(folder) if version.kept} | {current}
+    try:
+        for path in list(programs_of(folder).iterdir()):
+            if path.name not in needed:
+                shutil.rmtree(path)
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be removed: {error.strerror}; check who owns it") from None
 
 
 def said(text: str) -> Federated | None:

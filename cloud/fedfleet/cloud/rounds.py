@@ -9,7 +9,7 @@ always be asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
@@ -26,6 +26,13 @@ class Verdict(NamedTuple):
 
     state: str
     reason: str
+
+
+class Counted(NamedTuple):
+    """What stays of an update that is in the aggregate; not its difference, which would fill the memory."""
+
+    examples: int
+    metrics: Mapping[str, float]
 
 
 class Round:
@@ -52,7 +59,7 @@ class Round:
         self.aggregate = aggregate
         self.quorum = quorum
         self.called: set[str] = set()
-        self.counted: dict[str, Update] = {}
+        self.counted: dict[str, Counted] = {}
         self.parameters = parameters
         self.declined: dict[str, str] = {}
         self.target = target
@@ -98,7 +105,7 @@ class Round:
             self.decline(update.device, str(error))
             return _refused(update.round, str(error))
         self.called.add(update.device)
-        self.counted[update.device] = update
+        self.counted[update.device] = Counted(update.examples, update.metrics)
         self._waiting.discard(update.device)
         self.declined.pop(update.device, None)
         return Receipt(update.round, "counted")

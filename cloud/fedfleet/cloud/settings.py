@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,4 +133,19 @@ def load_aggregator(path: Path) -> AggregatorSettings:
             known(value)
         except SettingsError as error:
             raise SettingsError(f"{path}: {key}: {error}") from None
+    if contradiction := _contradiction(settings):
+        raise SettingsError(f"{path}: {contradiction}")
     return settings
+
+
+def _contradiction(settings: AggregatorSettings) -> str:
+    """Return which settings cannot be had together, and what to do; empty where all can."""
+    rounds = settings.rounds
+    called = math.ceil(round(rounds.share * rounds.devices, 6))
+    for key, needed in (("rounds.quorum", rounds.quorum), ("strategy", strategy(settings.strategy).least)):
+        if needed > called:
+            devices = math.ceil(round(needed / rounds.share, 6))
+            share = f", share {rounds.share:g}" if rounds.share < 1 else ""
+            calls = f"a round calls about {called} (rounds.devices {rounds.devices}{share})"
+            return f"{key} takes {needed} updates, and {calls}; raise rounds.devices to at least {devices}"
+    return ""

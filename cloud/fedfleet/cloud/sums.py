@@ -20,6 +20,8 @@ from fedfleet.wire.messages import Plan
 SCALE_BITS = 30  # one unit is 2^-30, about 1e-9 of a weight
 Vector = Weights | NDArray[np.float64]
 HEADROOM = 2 ** (62 - SCALE_BITS)  # the largest total of examples x peak that int64 holds with a bit to spare
+EXACT = 2 ** (53 - SCALE_BITS)  # the largest for which float64 holds every integer on the way
+BLOCK = 65_536  # weights at a time, so that what is between the steps stays in the processor's cache
 
 
 class Told(NamedTuple):
@@ -49,31 +51,46 @@ class Aggregate(Protocol):
 class Mean:
     """The mean weighted by examples (FedAvg; McMahan et al. 2017, algorithm 1), O(P) memory, exact.
 
-    `total` is the sum of round(delta * 2^30) * examples; `bound` is at least the sum of |delta| * examples over
-    any one weight, and keeps below what int64 holds, so that saturation cannot happen.
+    The sum of round(delta * 2^30) * examples is `settled` and `recent` together: float64 is faster to add to, and holds
+    integers exactly up to 2^53. `bound` is at least the sum of |delta| * examples over any one weight, `near` that of
+    `recent` alone; they keep below what int64 and float64 hold, so that neither saturates or rounds.
     """
 
-    total: NDArray[np.int64]
+    settled: NDArray[np.int64]
+    recent: NDArray[np.float64]
     examples: int = 0
     bound: int = 0
+    near: int = 0
 
     @classmethod
     def empty(cls, parameters: int) -> Self:
         """Return the neutral element for `parameters` weights."""
-        return cls(np.zeros(parameters, np.int64))
+        return cls(np.zeros(parameters, np.int64), np.zeros(parameters))
+
+    @property
+    def total(self) -> NDArray[np.int64]:
+        """The sum in units of 2^-30, int64[P]."""
+        self._settle()
+        return self.settled
 
     def add(self, delta: Vector, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in; raises FrameError, and changes nothing, where the sum could leave int64."""
         share = _share(delta, examples)
         self._reserve(share)
-        self.total += np.rint(delta.astype(np.float64) * 2.0**SCALE_BITS).astype(np.int64) * examples
+        if share > EXACT:
+            self.settled += np.rint(delta.astype(np.float64) * 2.0**SCALE_BITS).astype(np.int64) * examples
+        else:
+            if self.near + share > EXACT:
+                self._settle()
+            _fold(self.recent, delta, examples)
+            self.near += share
         self.bound += share
         self.examples += examples
 
     def merge(self, other: Self) -> None:
         """Fold in another mean over the same weights; raises FrameError where the sum could leave int64."""
         self._reserve(other.bound)
-        self.total += other.total
+        self.settled += other.total
         self.bound += other.bound
         self.examples += other.examples
 
@@ -81,7 +98,17 @@ class Mean:
         """Return the mean, float64[P]; raises ValueError when nothing was added."""
         if self.examples == 0:
             raise ValueError("the mean of no updates")
-        return self.total.astype(np.float64) / (self.examples * 2.0**SCALE_BITS)
+        mean = self.total.astype(np.float64)
+        mean /= self.examples * 2.0**SCALE_BITS
+        return mean
+
+    def _settle(self) -> None:
+        """Move what is recent to where there is room."""
+        if self.near:
+            for block in _blocks(self.recent.size):
+                self.settled[block] += self.recent[block].astype(np.int64)
+                self.recent[block] = 0.0
+            self.near = 0
 
     def _reserve(self, share: int) -> None:
         if self.bound + share > HEADROOM:
@@ -122,7 +149,23 @@ class Sum:
         return (self.coarse.total + self.fine.total / 2.0**SCALE_BITS) / 2.0**SCALE_BITS
 
 
+def _fold(total: NDArray[np.float64], delta: Vector, examples: int) -> None:
+    """Add round(delta * 2^30) * examples to `total`, in few and small steps: each is exact, 2^30 in float32 as well."""
+    narrow, wide = np.empty(BLOCK, delta.dtype), np.empty(BLOCK)
+    for block in _blocks(delta.size):
+        part = delta[block]
+        units, product = narrow[: part.size], wide[: part.size]
+        np.rint(np.multiply(part, 2.0**SCALE_BITS, out=units), out=units)
+        product[:] = units
+        product *= examples
+        total[block] += product
+
+
+def _blocks(size: int) -> list[slice]:
+    return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+
+
 def _share(delta: Vector, examples: int) -> int:
     """Return an integer that is at least examples * max|delta|."""
-    peak = float(np.max(np.abs(delta), initial=0.0))
+    peak = max(float(np.max(delta, initial=0.0)), -float(np.min(delta, initial=0.0)))
     return examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
