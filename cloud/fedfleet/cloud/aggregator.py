@@ -14,7 +14,7 @@ from functools import partial
 from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
-from fedfleet.cloud.gate import examined, judged
+from fedfleet.cloud.gate import examined, judged, settle
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.outbox import Outbox
@@ -58,6 +58,7 @@ class Aggregator:
         journal.tidy()
         if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
             journal.score(number, evaluate(self.weights))
+        settle(journal.folder, federation.evaluation, central=evaluate is not None)
         over, back = journal.closed_rounds() >= federation.rounds.total, gone_back_to(journal)
         self._owed = back if over else None
         self.done = over and back is None
