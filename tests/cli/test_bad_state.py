@@ -61,6 +61,8 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
 NOTED = """
 import os, signal, sys
 from pathlib import Path
+from fedfleet.cloud.journal import Journal
+from fedfleet.wire.messages import Plan, Task, Update
 journal = Journal(Path(sys.argv[1]))
 program = journal.blobs.put(Path(sys.argv[2]).read_bytes())
 weights = Path(sys.argv[3]).read_bytes()
