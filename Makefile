@@ -15,7 +15,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
-.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-storm bench-transport \
+.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-storm bench-transport \
 	bench-aggregate bench-round bench-virtual format lock clean
 
 help: ## List the targets
@@ -52,9 +52,10 @@ test-cross: $(VENV)/sim.stamp ## Programs of either TensorFlow under either runt
 run-cross: $(TFF)/dev.stamp
 	@PYTHONPATH=tests $(BIN)/python -m cross.same_in_both $(TFF)/bin/python
 
-test-kill: $(VENV)/dev.stamp ## A device killed at every point of its work, and 200 power cuts: the same bits, counted once
+test-kill: $(VENV)/dev.stamp ## Device and aggregator killed all over their work, and 400 power cuts: the same bits, counted once
 	@PYTHONPATH=tests $(BIN)/python -m faults.kill_points
-	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py
+	@PYTHONPATH=tests $(BIN)/python -m faults.cloud_points
+	@POWER_CUTS=200 $(BIN)/python -m pytest -q tests/edge/test_power.py tests/cloud/test_journal_power.py
 
 test-seeds: $(VENV)/dev.stamp ## A thousand virtual federations with all faults at once, each from its number
 	@PYTHONPATH=tests $(BIN)/python -m faults.seeds $(ARGS)
@@ -80,6 +81,9 @@ bench-footprint: $(VENV)/sim.stamp ## Memory and disk of a device, beside Tensor
 
 bench-codecs: $(VENV)/sim.stamp ## Bytes up and what is learned with them, for each codec of updates
 	@$(BIN)/python benchmarks/uplink.py $(ARGS)
+
+bench-strategies: $(VENV)/sim.stamp ## What strategies learn round by round on devices whose data differ
+	@$(BIN)/python benchmarks/strategies.py $(ARGS)
 
 bench-storm: $(VENV)/sim.stamp ## A broker restarts under 1,000 clients: who is back when, beside plain paho (needs mosquitto)
 	@$(BIN)/python benchmarks/storm.py $(ARGS)

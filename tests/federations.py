@@ -16,7 +16,7 @@ import numpy as np
 from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Evaluation, Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.edge.agent import UNKNOWN, Agent, birth, death
 from fedfleet.edge.state import State
@@ -85,6 +85,7 @@ class World:
     records: list[RoundRecord] = field(default_factory=list)
     trainers: dict[str, Trainer] = field(default_factory=dict)
     evaluate: Evaluate | None = None
+    evaluation: Evaluation = field(default_factory=Evaluation)
     abilities: dict[str, Ability] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,7 +108,9 @@ class World:
         self.journal = Journal(self.folder / "cloud")
         self.cloud_bus = self.hub.connect()
         rule, name = strategy(self.strategy), self.strategy
-        federation = Federation(self.program, weights(), rule, self.plan, self.rounds, SEED, name)
+        federation = Federation(
+            self.program, weights(), rule, self.plan, self.rounds, SEED, name, evaluation=self.evaluation
+        )
         self.cloud = Aggregator(
             federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, self.evaluate, self.records.append
         )

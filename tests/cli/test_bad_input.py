@@ -138,11 +138,26 @@ AGGREGATE = {
     "no broker": (FLEET + "[broker]\nport = 9\n", "no broker at 127.0.0.1:9: Connection refused"),
     "no model": ('fleet = "f"\nmodel = "nowhere"\n', "nowhere"),
     "no held-out data": (FLEET + '[evaluation]\ndata = "npz:none.npz"\n', "none.npz cannot be read"),
+    "quorum above the devices": (
+        FLEET + "[rounds]\ndevices = 3\nquorum = 4\n",
+        "rounds.quorum takes 4 updates, and a round calls about 3 (rounds.devices 3); raise rounds.devices to at least 4",
+    ),
+    "Krum with too few devices": (
+        FLEET + 'strategy = "krum:1"\n[rounds]\ndevices = 4\n',
+        "strategy takes 5 updates, and a round calls about 4 (rounds.devices 4); raise rounds.devices to at least 5",
+    ),
+    "a gate by another metric": (
+        FLEET + '[evaluation]\nevery = 1\ngate = "accuracy"\n',
+        "evaluation.gate 'accuracy' is none of this model's: take rmse or loss",
+    ),
     "password not set": (
         FLEET + '[broker]\nusername = "u"\npassword_env = "NOT_SET_AT_ALL"\n',
         "NOT_SET_AT_ALL, which is not set",
     ),
 }
+
+
+REACHED = ("no broker", "password not set")  # what is looked at once the state folder has been opened
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +174,12 @@ def test_aggregate(case: str, model: Path, tmp_path: Path) -> None:
     settings, text = AGGREGATE[case]
     path = model / f"{case.replace(' ', '-')}.toml"
     path.write_text(settings)
+    before = {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
     refused(fedfleet("aggregate", str(path), cwd=tmp_path), text)
+    after = {file: file.read_bytes() for file in model.rglob("*") if file.is_file()}
+    made = {file.parent.name for file in after.keys() - before.keys()}
+    assert before.items() <= after.items()
+    assert made <= ({"state"} if case in REACHED else set())
 
 
 def test_missing_settings_and_unknown_verbs(tmp_path: Path) -> None:

@@ -40,7 +40,9 @@ class Cloud:
     def __init__(self, folder: Path) -> None:
         self.journal = Journal(folder / "state")
         for number in range(1, 4):
-            task = Task(number, Blob.of(b"program"), self.journal.put(np.full(2, number, "<f4").tobytes()), Plan())
+            task = Task(
+                number, Blob.of(b"program"), self.journal.blobs.put(np.full(2, number, "<f4").tobytes()), Plan()
+            )
             self.journal.open_round(task, "fedavg")
             metrics = {"loss": 0.5 / number, "rss_mib": 61.25, "seconds": 2.5}
             self.journal.count(Update(number, "pump-1", 1000 * number, "int8", b"delta", metrics))

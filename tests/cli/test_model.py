@@ -15,11 +15,16 @@ from processes import environment
 from typer.testing import CliRunner
 
 from fedfleet.cli.main import app
+from fedfleet.cloud.federated import Federated
+from fedfleet.cloud.federation import RoundRecord
+from fedfleet.cloud.gate import judged
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import programs_of
+from fedfleet.cloud.settings import Evaluation
 from fedfleet.models.compiled import Compiled, Entry, load
 from fedfleet.wire.errors import FedfleetError
 from fedfleet.wire.messages import Blob, Plan, Task, Update
+from fedfleet.wire.record import plain
 
 COMPILED = Compiled(b"program", np.zeros(2, np.float32), (Entry("w", (2,), 0, 2),), "mean_squared_error", 4, (2,), (1,))
 
@@ -34,7 +39,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     found = Journal(tmp_path / "state")
     COMPILED.save(programs_of(tmp_path / "state") / COMPILED.digest)
     for number in range(1, 6):
-        task = Task(number, found.put(COMPILED.program), found.put(weights(number - 1)), Plan(epochs=2))
+        task = Task(number, found.blobs.put(COMPILED.program), found.blobs.put(weights(number - 1)), Plan(epochs=2))
         found.open_round(task, "fedavg")
         if number == 4:
             found.abandon_round(number)
@@ -84,6 +89,29 @@ def test_list_and_show_beside_the_aggregator(here: Path) -> None:
     shown = run("model", "show", "state", "3")
     for text in ("d1 10, d2 20", "epochs 2", Blob.of(weights(3)).digest, found["ended"]):
         assert text in shown
+
+
+def test_what_devices_made_of_a_model_is_shown_where_there_is_any(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "on devices" not in run("model", "list", "state")
+    assert "gate" not in run("model", "list", "state")
+    spread = {"loss": {"p5": 0.1, "p95": 0.9}, "accuracy": {"p5": 0.75, "p50": 0.8, "p95": 0.875}}
+    judged_by = Federated(3, 2, 24, 1, {"loss": 0.5, "accuracy": 0.8125}, spread)
+    record = RoundRecord(5, "closed", "", 2, 2, 0, 30, 0.5, 1, 1, 0.1, "w", 0.0, federated=judged_by)
+    evaluation = Evaluation(every=1, gate="accuracy")
+    said = judged(here / "state", record, evaluation, central=False).gate
+    assert said == "model 3 promoted: accuracy 0.8125 on devices, the first"
+    rows = [[cell.strip() for cell in row.strip("│").split("│")] for row in run("model", "list", "state").splitlines()]
+    assert rows[1][7:] == ["on devices", "gate"]
+    assert [row[6:] for row in rows[3:7]] == [
+        ["", "", ""], ["", "", ""], ["promoted", "accuracy 0.8125 (0.7500 to 0.8750)", "promoted"], ["", "", ""]
+    ]  # fmt: skip
+    shown = " ".join(run("model", "show", "state", "promoted").split())
+    assert "accuracy 0.8125 (p5 0.7500, p50 0.8000, p95 0.8750); 2 devices, 24 examples, 1 left out" in shown
+    assert "promoted: accuracy 0.8125 on devices, the first" in shown
+    found = read("model", "list", "state")
+    assert [version["federated"] for version in found] == [None, None, plain(judged_by), None]
+    assert read("model", "show", "state", "3")["gate"] == "promoted: accuracy 0.8125 on devices, the first"
 
 
 def test_promote_beside_the_aggregator(here: Path) -> None:

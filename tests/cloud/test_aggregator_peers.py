@@ -85,7 +85,7 @@ def test_a_journal_of_another_strategy_or_model_is_refused() -> None:
         found.until(2)
         found.cloud_dies()
         found.strategy = "fedavgm"
-        with pytest.raises(StoreError, match="another strategy; go on with that, or choose another state folder"):
+        with pytest.raises(StoreError, match="with strategy fedavg; go on with that, or choose another state folder"):
             found.cloud_starts()
         found.journal.close()
 

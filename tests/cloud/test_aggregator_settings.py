@@ -26,14 +26,15 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
 
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
-    text = HEAD + 'strategy = "fedprox"\nseed = 4\n[rounds]\ntotal = 3\nquorum = 2\ndeadline = 5\n'
+    text = HEAD + 'strategy = "fedprox"\nseed = 4\n[rounds]\ntotal = 3\ndevices = 2\nquorum = 2\ndeadline = 5\n'
     text += '[metrics]\nhost = "0.0.0.0"\nport = 9464\ntensorboard = "events"\n'
-    text += '[plan]\nepochs = 2\nlearning_rate = 1\n[evaluation]\ndata = "npz:held.npz"\n[broker]\nhost = "b"\n'
+    text += '[plan]\nepochs = 2\nlearning_rate = 1\nholdout = 0.2\n[evaluation]\ndata = "npz:held.npz"\nevery = 2\ngate = "loss"\ntolerance = 0.1\n[broker]\nhost = "b"\n'
     found = load_aggregator(written(tmp_path, text))
-    assert found.rounds == Rounds(total=3, quorum=2, deadline=5.0)
-    assert found.plan == Plan(epochs=2, learning_rate=1.0)
+    assert found.rounds == Rounds(total=3, devices=2, quorum=2, deadline=5.0)
+    assert found.plan == Plan(epochs=2, learning_rate=1.0, holdout=0.2)
+    assert found.evaluation == Evaluation("npz:held.npz", 2, "loss", 0.1)
     assert found.metrics == Metrics("0.0.0.0", 9464, "events")
-    assert (found.strategy, found.seed, found.broker.host, found.evaluation.data) == ("fedprox", 4, "b", "npz:held.npz")
+    assert (found.strategy, found.seed, found.broker.host) == ("fedprox", 4, "b")
 
 
 def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
@@ -76,6 +77,24 @@ def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
             "strategy: fednova does not go with nesterov: set it to fa",
         ),
         (HEAD + '[plan]\ncodec = "zip"', "plan.codec: unknown codec 'zip'; known: float32"),
+        (
+            HEAD + "[rounds]\nquorum = 2",
+            "rounds.quorum takes 2 updates, and a round calls about 1 (rounds.devices 1); raise rounds.devices to at least 2",
+        ),
+        (
+            HEAD + "[rounds]\ndevices = 10\nshare = 0.3\nquorum = 4",
+            "rounds.quorum takes 4 updates, and a round calls about 3 (rounds.devices 10, share 0.3); "
+            "raise rounds.devices to at least 14",
+        ),
+        (
+            HEAD + 'strategy = "krum:2+fedadam"\n[rounds]\ndevices = 6',
+            "strategy takes 7 updates, and a round calls about 6 (rounds.devices 6); raise rounds.devices to at least 7",
+        ),
+        (HEAD + "[plan]\nholdout = 1", "plan: holdout must be at least 0 and below 1"),
+        (HEAD + "[evaluation]\nevery = -1", "evaluation: every must not be negative"),
+        (HEAD + '[evaluation]\nevery = 1\ngate = "f1"', "evaluation: gate must be one of accuracy, rmse, mae, loss"),
+        (HEAD + '[evaluation]\ngate = "loss"', "evaluation: gate needs scores to go by: set data, or every"),
+        (HEAD + "[evaluation]\ntolerance = -0.1", "evaluation: tolerance must not be negative"),
         ('fleet = "Mill"\nmodel = "m"', "fleet must be 1 to 36 characters of a-z, 0-9 and -"),
         ('fleet = "mill"', "model is missing"),
     ],
@@ -85,3 +104,15 @@ def test_mistakes_are_one_line_with_file_and_key(tmp_path: Path, text: str, reas
         load_aggregator(written(tmp_path, text))
     assert str(caught.value).startswith(f"{tmp_path / 'settings.toml'}: {reason}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'strategy = "krum:2"\n[rounds]\ndevices = 7',
+        "[rounds]\ndevices = 10\nshare = 0.3\nquorum = 3",
+        'strategy = "trimmed:0.25"\n[rounds]\ndevices = 8\nshare = 0.5\nquorum = 4',
+    ],
+)
+def test_what_can_just_be_had_together_is_taken(tmp_path: Path, text: str) -> None:
+    assert load_aggregator(written(tmp_path, HEAD + text)).rounds.devices >= 7

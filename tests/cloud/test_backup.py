@@ -29,9 +29,9 @@ from fedfleet.wire.messages import Blob, Plan, Task, Update
 def filled(folder: Path) -> Journal:
     """A journal with rounds 1 to 4 closed, the first named, and two updates counted in round 5."""
     journal = Journal(folder)
-    program = journal.put(b"program")
+    program = journal.blobs.put(b"program")
     for number in range(1, 6):
-        journal.open_round(Task(number, program, journal.put(b"model %d" % (number - 1)), Plan()))
+        journal.open_round(Task(number, program, journal.blobs.put(b"model %d" % (number - 1)), Plan()))
         if number < 5:
             journal.close_round(number, b"model %d" % number, b"moments %d" % number)
         if number == 1:
@@ -75,7 +75,7 @@ def test_what_is_restored_is_what_was_there(taken: Path, tmp_path: Path) -> None
     task = journal.open_task()
     assert task is not None and task.round == 5
     assert [update.delta for update in journal.updates(5)] == [b"delta of a", b"delta of b"]
-    assert journal.get(versions(tmp_path / "new")[0].weights) == b"model 1"
+    assert journal.blobs.get(versions(tmp_path / "new")[0].weights) == b"model 1"
     journal.close_round(5, b"model 5", b"moments 5")
     journal.close()
 
@@ -130,7 +130,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.wire.messages import Blob, Plan, Task, Update
 journal = Journal(Path(sys.argv[1]))
 for i in count(1):
-    journal.open_round(Task(i, journal.put(b"program"), journal.put(b"model %d" % (i - 1)), Plan()))
+    journal.open_round(Task(i, journal.blobs.put(b"program"), journal.blobs.put(b"model %d" % (i - 1)), Plan()))
     for device in "abc":
         journal.count(Update(i, device, 1, "float32", b"delta of " + device.encode()))
     journal.close_round(i, b"model %d" % i, b"moments %d" % i)
@@ -153,11 +153,11 @@ def test_a_backup_beside_a_process_that_closes_round_after_round_is_of_one_momen
         journal = Journal(tmp_path / "new")
         found, task = journal.model(), journal.open_task()
         assert found is not None
-        assert journal.get(found.weights) == b"model %d" % found.round
-        assert journal.get(found.moments) == b"moments %d" % found.round
+        assert journal.blobs.get(found.weights) == b"model %d" % found.round
+        assert journal.blobs.get(found.moments) == b"moments %d" % found.round
         if task is not None:
             assert task.round == found.round + 1
-            assert journal.get(task.weights.digest) == b"model %d" % found.round
+            assert journal.blobs.get(task.weights.digest) == b"model %d" % found.round
             deltas = [update.delta for update in journal.updates(task.round)]
             assert deltas == [b"delta of a", b"delta of b", b"delta of c"][: len(deltas)]
             journal.count(Update(task.round, "d", 1, "float32", b"delta of d"))
@@ -209,7 +209,10 @@ def test_a_backup_without_a_database_that_can_be_used_is_refused(taken: Path, tm
     with closing(sqlite3.connect(tmp_path / "newer" / DATABASE)) as database:
         database.execute(f"PRAGMA user_version={VERSION + 1}")
     data = (tmp_path / "newer" / DATABASE).read_bytes()
-    refused(sealed(tmp_path / "other", **{DATABASE: data}), "has schema 5, this fedfleet knows 4; use the newer")
+    refused(
+        sealed(tmp_path / "other", **{DATABASE: data}),
+        f"has schema {VERSION + 1}, this fedfleet knows {VERSION}; use the newer",
+    )
 
 
 def test_what_is_there_is_not_overwritten(taken: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def task(found: World) -> Task:
 
 
 def weights(journal: Journal, named: Task) -> np.ndarray:  # type: ignore[type-arg]
-    return np.frombuffer(journal.get(named.weights.digest), "<f4")
+    return np.frombuffer(journal.blobs.get(named.weights.digest), "<f4")
 
 
 def test_what_is_published_follows_the_model_within_a_step_of_the_codec(tmp_path: Path) -> None:
@@ -39,8 +39,8 @@ def test_what_is_published_follows_the_model_within_a_step_of_the_codec(tmp_path
         named = Task(number, Blob.of(PROGRAM), blob, Plan(), patch=patch)
         if patch and last:
             assert patch.base == last.weights.digest
-            change = grow(CODEC, journal.get(patch.blob.digest), 1000)
-            assert (weights(journal, last) + change).tobytes() == journal.get(blob.digest)
+            change = grow(CODEC, journal.blobs.get(patch.blob.digest), 1000)
+            assert (weights(journal, last) + change).tobytes() == journal.blobs.get(blob.digest)
             assert patch.blob.size < 1100
         assert np.abs(weights(journal, named) - exact).max() < 0.05 / 100
         last = named
@@ -48,9 +48,9 @@ def test_what_is_published_follows_the_model_within_a_step_of_the_codec(tmp_path
 
 def test_without_a_codec_the_weights_are_published_as_they_are(tmp_path: Path) -> None:
     journal, exact = Journal(tmp_path), np.linspace(0, 1, 50, dtype=np.float32)
-    last = Task(1, Blob.of(PROGRAM), journal.put(bytes(200)), Plan())
+    last = Task(1, Blob.of(PROGRAM), journal.blobs.put(bytes(200)), Plan())
     assert published(journal, exact, last, "", 2) == (Blob.of(exact.tobytes()), None)
-    other = Task(1, Blob.of(PROGRAM), journal.put(bytes(120)), Plan())  # a model of another size
+    other = Task(1, Blob.of(PROGRAM), journal.blobs.put(bytes(120)), Plan())  # a model of another size
     assert published(journal, exact, other, CODEC, 2) == (Blob.of(exact.tobytes()), None)
 
 

@@ -18,9 +18,11 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.notes import BATCH, Notes, Standing, finite, standing
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.settings import Rounds
+from fedfleet.wire.calling import Ability, Needs
 from fedfleet.wire.chunks import split
 from fedfleet.wire.errors import DataError, SettingsError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, Update, encode
+from fedfleet.wire.record import build
 
 WHAT = Standing("mill", "fedavg", 3)
 
@@ -69,7 +71,8 @@ def test_devices_stand_there_as_they_last_said(tmp_path: Path, opened: Callable[
         ("b", "paused", "82 degrees"),
         ("c", "lost", ""),
     ]
-    assert devices(tmp_path)[0].status == {"state": "ready", "boot": 3, "declined": 4, "reason": "no examples"}
+    status = Status("ready", 3, declined=4, reason="no examples")
+    assert build(Status, devices(tmp_path)[0].status, strict=True) == status
     presence.see("b", None)
     presence.see("c", Status("ready", 3))
     found.devices(presence, WHAT)
@@ -127,6 +130,19 @@ def test_a_note_that_cannot_be_written_is_kept_for_later(
     assert devices(tmp_path) == []
     found.devices(presence, WHAT)
     assert [each.device for each in devices(tmp_path)] == ["a"]
+
+
+def test_who_lacks_what_the_task_needs_is_not_called(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    task = Task(1, Blob.of(b"program"), Blob.of(b"1"), Plan(), needs=Needs(("camera",)))
+    journal.open_round(task)
+    found = Notes(tmp_path)
+    found.devices(said(a=Status("ready", 1), b=Status("ready", 1, ability=Ability(("camera",)))), WHAT)
+    found.close()
+    assert [(each.device, each.part) for each in devices(tmp_path)] == [("a", "not called"), ("b", "called")]
+    journal._run("UPDATE devices SET status = json_remove(status, '$.ability')")  # as an older aggregator noted it
+    assert [each.part for each in devices(tmp_path)] == ["not called"] * 2
+    journal.close()
 
 
 def test_a_device_has_its_history(tmp_path: Path) -> None:

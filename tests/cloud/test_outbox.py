@@ -49,7 +49,7 @@ class Cloud:
             self.box.step()
 
     def put(self, content: bytes) -> Blob:
-        blob = self.journal.put(content)
+        blob = self.journal.blobs.put(content)
         self.box.put(blob)
         self.flush()
         return blob
@@ -88,7 +88,7 @@ def test_a_blob_is_retained_in_chunks_behind_its_manifest(cloud: Cloud) -> None:
 
 
 def test_no_more_is_handed_over_than_the_link_carries_away(cloud: Cloud) -> None:
-    cloud.box.put(cloud.journal.put(data(3 * AHEAD)))
+    cloud.box.put(cloud.journal.blobs.put(data(3 * AHEAD)))
     cloud.box.step()
     assert len(cloud.hub.retained) == AHEAD
     cloud.box.step()
@@ -100,7 +100,7 @@ def test_no_more_is_handed_over_than_the_link_carries_away(cloud: Cloud) -> None
 
 
 def test_the_task_comes_after_what_it_names(cloud: Cloud) -> None:
-    blob = cloud.journal.put(data(AHEAD))
+    blob = cloud.journal.blobs.put(data(AHEAD))
     cloud.box.put(blob)
     cloud.box.say(TOPICS.task, b"task")
     cloud.box.step()
@@ -142,7 +142,7 @@ def test_what_is_retained_is_what_is_wanted(
     contents = [shared + data(2, 1), data(1, 2) + shared, b"small", data(2, 3)]
     cloud, wanted = Cloud(tmp_path_factory.mktemp("journal")), set()
     for which, put, at_once in acts:
-        blob = cloud.journal.put(contents[which])
+        blob = cloud.journal.blobs.put(contents[which])
         (cloud.box.put if put else cloud.box.drop)(blob)
         (wanted.add if put else wanted.discard)(which)
         if at_once:
@@ -189,7 +189,7 @@ def test_a_new_link_hears_the_task_again(cloud: Cloud) -> None:
 
 
 def test_a_journal_that_has_rotted_is_not_sent(cloud: Cloud, tmp_path: Path) -> None:
-    blob = cloud.journal.put(data(2))
+    blob = cloud.journal.blobs.put(data(2))
     cloud.box.put(blob)
     path = tmp_path / "blobs" / blob.digest
     path.write_bytes(b"x" + path.read_bytes()[1:])

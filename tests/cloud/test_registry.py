@@ -15,7 +15,7 @@ from federations import ALL, DEADLINE, PROGRAM, TOPICS, World, fedavg, weights, 
 from processes import until
 
 from fedfleet.cloud.journal import KEPT, Journal
-from fedfleet.cloud.registry import exported, find, programs_of, promote, versions
+from fedfleet.cloud.registry import drop_programs, exported, find, programs_of, promote, versions
 from fedfleet.cloud.settings import Rounds
 from fedfleet.models.compiled import Compiled, Entry, load
 from fedfleet.wire.errors import SettingsError, StoreError
@@ -30,7 +30,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def play(journal: Journal, number: int, **scores: float) -> None:
-    journal.open_round(Task(number, Blob.of(PROGRAM), journal.put(b"model %d" % (number - 1)), Plan()), "fedavg")
+    journal.open_round(Task(number, Blob.of(PROGRAM), journal.blobs.put(b"model %d" % (number - 1)), Plan()), "fedavg")
     journal.close_round(number, b"model %d" % number, b"moments %d" % number)
     journal.score(number, scores)
 
@@ -212,7 +212,7 @@ def test_a_rollback_takes_the_server_optimizer_back_as_well() -> None:
         model, moments = journal.model(), versions(found.folder / "cloud")
         assert model is not None and model.round == 4 and moments[-1].origin == 1
         assert model.moments != before.moments
-        assert len(journal.get(model.moments)) == len(journal.get(before.moments))
+        assert len(journal.blobs.get(model.moments)) == len(journal.blobs.get(before.moments))
         journal.close()
         found.cloud_starts()
         found.play()
@@ -231,7 +231,7 @@ def test_what_is_exported_is_the_program_with_those_weights(journal: Journal, tm
     folder, layout = tmp_path / "j", (Entry("w", (2,), 0, 2), Entry("own", (1,), 2, 1, shared=False))
     start = np.array([1, 2, 3], np.float32)
     compiled = Compiled(PROGRAM, start, layout, "mean_squared_error", 4, (2,), (1,))
-    journal.open_round(Task(1, journal.put(PROGRAM), journal.put(start[:2].tobytes()), Plan()))
+    journal.open_round(Task(1, journal.blobs.put(PROGRAM), journal.blobs.put(start[:2].tobytes()), Plan()))
     trained = np.array([8, 9], np.float32)
     journal.close_round(1, trained.tobytes(), b"moments")
     found = find(versions(folder), "1")
@@ -244,3 +244,20 @@ def test_what_is_exported_is_the_program_with_those_weights(journal: Journal, tm
     (folder / "blobs" / found.weights).write_bytes(bytes(8))
     with pytest.raises(StoreError, match="is missing or damaged; choose a version that is kept"):
         exported(folder, found)
+
+
+def test_programs_stay_as_long_as_a_model_of_theirs(journal: Journal, tmp_path: Path) -> None:
+    folder = tmp_path / "j"
+    digests = [Blob.of(b"program %d" % number).digest for number in range(KEPT + 3)]
+    for number, digest in enumerate(digests[:-1], 1):  # each round with a program of its own; the last has none yet
+        journal.open_round(Task(number, Blob(digest, 9), journal.blobs.put(b"before %d" % number), Plan()))
+        journal.close_round(number, b"model %d" % number, b"moments")
+        (programs_of(folder) / digest).mkdir(parents=True)
+        (programs_of(folder) / digest / "program.tflite").write_bytes(b"program")
+        if number == 1:
+            promote(folder, "1")
+    (programs_of(folder) / digests[-1]).mkdir()
+    drop_programs(folder, digests[-1])
+    assert {path.name for path in programs_of(folder).iterdir()} == {digests[0], *digests[2:]}
+    drop_programs(folder, digests[0])
+    assert {path.name for path in programs_of(folder).iterdir()} == {digests[0], *digests[2:-1]}

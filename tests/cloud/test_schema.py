@@ -54,7 +54,11 @@ def test_an_older_journal_goes_on_where_it_was(tmp_path: Path, version: int) -> 
     journal = Journal(older(tmp_path, version))
     found, task = journal.model(), journal.open_task()
     assert found is not None and task is not None
-    assert (found.round, journal.get(found.weights), journal.get(found.moments)) == (4, b"model 4", b"moments 4")
+    assert (found.round, journal.blobs.get(found.weights), journal.blobs.get(found.moments)) == (
+        4,
+        b"model 4",
+        b"moments 4",
+    )
     assert (task.round, task.seed, task.plan, journal.closed_rounds()) == (5, 3, Plan(epochs=2), 4)
     assert [(update.device, update.examples, update.delta) for update in journal.updates(5)] == [
         ("a", 10, b"delta 5 of a"),
@@ -101,7 +105,7 @@ def test_a_new_database_is_like_one_that_was_brought_up(tmp_path: Path, version:
 def test_a_step_that_fails_changes_nothing(tmp_path: Path) -> None:
     path = older(tmp_path) / "journal.sqlite"
     with closing(sqlite3.connect(path)) as database:
-        database.execute("CREATE TABLE standing (in_the_way TEXT)")  # the last thing that the steps make
+        database.execute("CREATE TABLE standing (in_the_way TEXT)")  # the last table that the steps make
     before = dump(path)
     with pytest.raises(StoreError, match="table standing already exists"):
         Journal(tmp_path)
@@ -113,12 +117,17 @@ def test_a_step_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def test_readers_leave_an_older_journal_as_it_is(tmp_path: Path) -> None:
     path = older(tmp_path) / "journal.sqlite"
-    with pytest.raises(StoreError, match=r"has schema 2, this fedfleet knows 4; start its aggregator once"):
+    with pytest.raises(
+        StoreError, match=f"has schema 2, this fedfleet knows {schema.VERSION}; start its aggregator once"
+    ):
         versions(tmp_path)
     assert "\n".join(dump(path)) == DUMPS[2].strip()
+    newer = schema.VERSION + 1
     with closing(sqlite3.connect(path)) as database:
-        database.execute("PRAGMA user_version=5")
-    with pytest.raises(StoreError, match=r"has schema 5, this fedfleet knows 4; use the newer fedfleet"):
+        database.execute(f"PRAGMA user_version={newer}")
+    with pytest.raises(
+        StoreError, match=f"has schema {newer}, this fedfleet knows {schema.VERSION}; use the newer fedfleet"
+    ):
         versions(tmp_path)
 
 

@@ -17,7 +17,7 @@ from fedfleet.edge.trainer import Stop
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.chunks import chunk_name
 from fedfleet.wire.errors import DataError, ProgramError
-from fedfleet.wire.messages import Blob, Status, Task, Update, encode
+from fedfleet.wire.messages import Blob, Patch, Status, Task, Update, encode
 
 
 @pytest.fixture
@@ -204,3 +204,22 @@ def test_a_round_that_was_cut_off_before_it_was_spooled_is_done_again_alike(clou
     steps(again)
     (redone,) = cloud.offers()
     assert (redone.round, redone.blob) == (task.round, whole.blob)
+
+
+def test_a_task_that_trains_nothing_is_fetched_and_kept(cloud: Cloud, tmp_path: Path) -> None:
+    unwilling = Unwilling(DataError("asked to train"))
+    agent, _ = cloud.device(tmp_path)
+    cloud.task(1)
+    steps(agent, 12)
+    assert cloud.heard() == [1]  # its update has not been asked for, and waits
+    agent, _ = cloud.device(tmp_path, unwilling)
+    base = cloud.blob(b"base")
+    delivered = cloud.task(2, train=False, patch=Patch(base.digest, "int8", base))
+    steps(agent, 12)
+    state = State(tmp_path)
+    assert (state.round, unwilling.asked, list((tmp_path / "spool").iterdir())) == (2, [], [])
+    assert all(state.verify(blob) for blob in (delivered.program, delivered.weights))
+    assert {path.name for path in state.blobs.iterdir()} == {delivered.program.digest, delivered.weights.digest}
+    cloud.heard()
+    steps(agent, 12)
+    assert cloud.heard() == []

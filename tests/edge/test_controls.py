@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.data import Store
-from fedfleet.edge.local import LocalTrainer, score
+from fedfleet.edge.holdout import divided
+from fedfleet.edge.local import LocalTrainer, said
 from fedfleet.edge.private import Private
 from fedfleet.edge.runtime import Program
 from fedfleet.models.compiled import Compiled
@@ -191,8 +192,12 @@ def test_it_stops_while_it_asks_for_the_loss(
     assert len(asked) == 2
 
 
-def test_a_model_without_a_finite_loss_is_one_line(stored: Path, blobs: tuple[Path, Path], small: Compiled) -> None:
+def test_a_model_without_a_finite_loss_is_one_line(
+    task: Task, stored: Path, blobs: tuple[Path, Path], small: Compiled
+) -> None:
     program = Program(blobs[0], small.digest)
     program.set(np.full_like(small.weights, np.nan))
+    records, asking = Store.open(stored).records(), replace(task, plan=replace(task.plan, before=True))
+    parts = [Examples(part["x"], part["y"]) for part in records]
     with pytest.raises(ProgramError, match="loss on this device's examples is not finite; lower the learning rate"):
-        score(program, Store.open(stored), never)
+        said(program, asking, parts, divided(records, 0), never)

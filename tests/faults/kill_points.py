@@ -114,10 +114,15 @@ def settled(folder: Path, agent: subprocess.Popen[bytes]) -> None:
 def start(folder: Path, settings: Path, at: int) -> subprocess.Popen[bytes]:
     """Start the agent; only its first life is traced."""
     trace = folder / ("trace" if not (folder / "trace").exists() else "trace2")
-    command = [sys.executable, "-m", "faults.killed", str(trace), str(at), "--settings", str(settings)]
+    return process(folder / "agent.log", "faults.killed", str(trace), str(at), "--settings", str(settings))
+
+
+def process(log: Path, module: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `python -m module` where it finds the rooms and the tests; what it says is added to `log`."""
     rooms = [str(ROOT / room) for room in ("edge", "tests", "models", "cloud", "firmware_sim")]
-    with (folder / "agent.log").open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONPATH": ":".join(rooms)})
+    with log.open("ab") as said:
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.Popen(command, stdout=said, stderr=said, env={**os.environ, "PYTHONPATH": ":".join(rooms)})
 
 
 def table(program: Compiled, folder: Path, chosen: Iterable[int]) -> tuple[Life, dict[int, Life]]:

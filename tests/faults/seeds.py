@@ -69,7 +69,9 @@ class Scene:
         deadline = chance.choice([60.0, 120.0, 300.0])
         share, quorum = chance.choice([1.0, 1.0, 0.6]), chance.randint(1, max(1, devices // 3))
         codec, downlink = chance.choice(CODECS), chance.choice(["", "", "int8"])
-        rounds = Rounds(5, max(1, devices // 2), share, quorum, deadline, downlink)
+        cohort = {"cohort": max(quorum, devices // 2), "grace": chance.choice([0.0, 20.0])} if share == 1 else {}
+        wanted = cohort if chance.random() < 0.4 else {}
+        rounds = Rounds(5, max(1, devices // 2), share, quorum, deadline, downlink, **wanted)
         faults, names = rates(chance), [f"d{i}" for i in range(devices)]
         if all(faults.attack(seed, name) == "nan" for name in names):
             faults = replace(faults, nan=0.0)  # somebody has to be left to learn from
@@ -174,6 +176,8 @@ def expected(scene: Scene, closed: Iterator[tuple[Task, list[str]]]) -> Weights:
             plain = Task(task.round, task.program, Blob.of(path.read_bytes()), task.plan, seed=task.seed)
             if task.weights != plain.weights and not scene.rounds.downlink:
                 raise Broken(f"round {task.round} did not start from the model of the round before")
+            if not devices:
+                raise Broken(f"round {task.round} made a model of nothing")
             updates = [learned(scene, plain, device, path) for device in devices]
             total = np.zeros(scene.parameters, object)
             for update in updates:

@@ -46,7 +46,7 @@ def test_the_server_sums_what_the_devices_keep(small: Compiled, tmp_path: Path) 
         fleet.step()
     model = journal.model()
     assert model is not None
-    (total,) = np.load(io.BytesIO(journal.get(model.moments)))
+    (total,) = np.load(io.BytesIO(journal.blobs.get(model.moments)))
     journal.close()
     fleet.close()
     kept = [own(tmp_path / "devices" / f"d{i}", small.shared.size) for i in range(3)]

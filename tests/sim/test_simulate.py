@@ -124,6 +124,8 @@ def test_the_first_round_is_the_weighted_mean_of_what_each_device_learned(small:
         ({"strategy": "scaffold", "plan": Plan(momentum=0.9)}, "scaffold does not go with momentum: set it to 0"),
         ({"plan": Plan(codec="gzip")}, "unknown codec 'gzip'; known: float32"),
         ({"devices": 0}, "devices must be"),
+        ({"devices": 1001}, "devices must be 1 to 1000 with the engine mqtt"),
+        ({"devices": 5001, "engine": "virtual"}, "devices must be 1 to 5000 with the engine virtual"),
         ({"faults": "storm"}, "faults are made by the engine virtual alone: --engine virtual"),
         ({"faults": "gale", "engine": "virtual"}, "unknown faults 'gale'"),
         ({"rounds": Rounds(quorum=9)}, "quorum of 9 cannot be reached by 3 devices"),

@@ -139,11 +139,12 @@ def test_events_at_one_time_happen_in_the_order_of_planning() -> None:
     assert clock() == 2.0
 
 
-def test_a_crowd_comes_to_the_same_model_and_leaves_nothing_behind() -> None:
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_a_crowd_comes_to_the_same_model_and_leaves_nothing_behind(share: float) -> None:
     """Called in succession too, while the receipt of the round before is still on its way."""
     models = []
     for awake in (0, 5000):
-        with federation(Rounds(total=8, devices=12, share=0.5), Faults(), 5, awake) as (fleet, records):
+        with federation(Rounds(total=8, devices=12, share=share), Faults(), 5, awake) as (fleet, records):
             assert fleet.play(DAY)
             assert [record.reported for record in records] == [record.called for record in records]
             assert all(record.seconds < 15 for record in records)

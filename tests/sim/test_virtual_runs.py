@@ -18,6 +18,7 @@ from fedfleet.cloud.federation import Federation
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
+from fedfleet.edge.trainer import Stop
 from fedfleet.sim.engines import Place, connected
 from fedfleet.sim.record import Run, read
 from fedfleet.sim.simulate import Simulation, simulate
@@ -28,7 +29,7 @@ from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import Examples
-from fedfleet.wire.messages import Blob, Plan, Task
+from fedfleet.wire.messages import Blob, Control, Plan, Task, Update
 from fedfleet.wire.topics import Topics
 
 WANTED = Simulation(
@@ -84,14 +85,16 @@ def test_training_takes_its_time_and_is_begun_once(tmp_path: Path, task: Task) -
         begun.append(round_)
         return 20.0
 
-    paced = Paced(SeededTrainer("d1"), lambda: now[0], begin)
+    paced = Paced(Measured(), lambda: now[0], begin)
     for now[0] in (100.0, 110.0, 119.9):
         assert paced.train(task, path, path, never) is None
     assert paced.until == 120.0
     now[0] = 120.0
     update = paced.train(task, path, path, never)
     assert update is not None
-    assert update.metrics == {"loss": 1.0, "seconds": 20.0}
+    assert "rss_mib" not in update.metrics
+    assert update.metrics["seconds"] == 20.0
+    assert update.metrics["loss"] == 1.0
     assert begun == [3]
     assert paced.train(replace(task, round=4), path, path, never) is None
     assert (begun, paced.until) == ([3, 4], 140.0)
@@ -120,3 +123,32 @@ def test_a_fleet_that_never_comes_together_is_given_up(tmp_path: Path) -> None:
         assert broker == "virtual time, faults: lose=1"
         with pytest.raises(SettingsError, match="nothing for a virtual week: 0 of 2 devices are there"):
             drive(build, lambda _, __: None)
+
+
+def test_an_attacker_forges_the_control_as_well(tmp_path: Path, task: Task) -> None:
+    path = tmp_path / "weights"
+    both = replace(task, control=Control(task.weights, 1))
+    forged = Attacker(Twofold(), "sign").train(both, path, path, never)
+    assert forged is not None
+    assert np.frombuffer(forged.delta, "<f4").tolist() == [-1.0] * 2 * weights().size
+
+
+class Measured(SeededTrainer):
+    """A trainer that says what this machine took for it."""
+
+    def __init__(self) -> None:
+        super().__init__("d1")
+
+    def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
+        update = super().train(task, program, weights, stop)
+        return update and replace(update, metrics={**update.metrics, "seconds": 0.1, "rss_mib": 99.0})
+
+
+class Twofold:
+    """A trainer with a control variate: it moves both by 1."""
+
+    def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
+        size = 2 * task.weights.size // 4
+        return Update(task.round, "d1", 10, "float32", np.ones(size, "<f4").tobytes())
+
+    def close(self) -> None: ...

@@ -33,7 +33,7 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_written_is_named(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match=f"{name} cannot be written: {reason}"):
+    with pytest.raises(StoreError, match=f"{name} cannot be written: {reason}; free the disk or check it$"):
         files.write(tmp_path / name, b"data")
     assert (tmp_path / "file").read_text() == "in the way"
 

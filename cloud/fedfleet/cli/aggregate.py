@@ -13,14 +13,16 @@ import typer
 from fedfleet.cli.logs import FIELDS, Format, Say, ending, voice
 from fedfleet.cli.terminal import interruptible
 from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.evaluate import evaluator, measured
+from fedfleet.cloud.federated import Measure, brief
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
-from fedfleet.cloud.registry import programs_of
-from fedfleet.cloud.settings import AggregatorSettings, load_aggregator
+from fedfleet.cloud.registry import drop_programs, programs_of
+from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import load
+from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import read
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
@@ -55,12 +57,14 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
     rule = strategy(settings.strategy)
-    shared, name = compiled.shared, settings.strategy
-    federation = Federation(compiled.program, shared, rule, settings.plan, settings.rounds, settings.seed, name)
+    shared, name, scores = compiled.shared, settings.strategy, settings.evaluation
+    measure = gated(scores, measured(compiled))
+    federation = Federation(
+        compiled.program, shared, rule, settings.plan, settings.rounds, settings.seed, name, scores, measure
+    )
     with ExitStack() as stack:
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
-        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
         stack.callback(bus.close)
         operations = Operations(settings, base, time.monotonic, lambda: bus.reason)
@@ -72,6 +76,8 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
 
         topics = Topics(settings.fleet)
         aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
+        compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
+        drop_programs(base / settings.state, compiled.digest)
         _run(aggregator, operations, say)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")
@@ -81,7 +87,16 @@ def line(record: RoundRecord) -> str:
     """What is said of a round that is over; why, if it was abandoned."""
     scores = ", ".join(f"{name} {value:.4f}" for name, value in record.scores.items()) or "no scores"
     turnout = f"{record.reported} of {record.called} reported, {record.late} late, {record.seconds:.1f} s"
-    return f"round {record.round} {record.state}: {turnout}; {scores if record.state == 'closed' else record.reason}"
+    said = f"round {record.round} {record.state}: {turnout}; {scores if record.state == 'closed' else record.reason}"
+    found = [f"model {record.federated.of} on devices: {brief(record.federated)}"] if record.federated else []
+    return "; ".join([said, *found, *([record.gate] if record.gate else [])])
+
+
+def gated(evaluation: Evaluation, measure: Measure) -> Measure:
+    """Return `measure`; raises SettingsError where the gate asks for another one."""
+    if evaluation.gate not in ("", "loss", measure.name):
+        raise SettingsError(f"evaluation.gate {evaluation.gate!r} is none of this model's: take {measure.name} or loss")
+    return measure
 
 
 def known(record: RoundRecord) -> dict[str, object]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich import box
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfleet.cloud import registry
+from fedfleet.cloud.federated import brief, told
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import Version
 from fedfleet.wire.errors import StoreError
@@ -22,6 +24,19 @@ State = Annotated[Path, typer.Argument(help="The aggregator's state folder.")]
 Which = Annotated[str, typer.Argument(help="A round, or a name that was given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet model "
+
+
+class Column(NamedTuple):
+    """What a list of models has only where one of them has something to say there."""
+
+    title: str
+    of: Callable[[Version], str]
+
+
+JUDGED = (
+    Column("on devices", lambda version: brief(version.federated) if version.federated else ""),
+    Column("gate", lambda version: version.gate.partition(":")[0]),
+)
 
 app = typer.Typer(
     help="The global models that an aggregator has made: where each comes from, which one is in use.",
@@ -38,24 +53,28 @@ def listed(state: State, as_json: AsJson = False) -> None:
         _print([facts(version) for version in found])
         return
     table = Table(box=box.ROUNDED, border_style="dim")
-    for title in ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names"):
+    more = [column for column in JUDGED if any(column.of(version) for version in found)]
+    titles = ("model", "ended (UTC)", "devices", "examples", "metrics", "weights", "names")
+    for title in (*titles, *(column.title for column in more)):
         table.add_column(title, overflow="fold")
     for version in found:
         made = f"{version.round}" if version.origin is None else f"{version.round} = {version.origin}"
         weights = version.weights[:12] + ("" if version.kept else " (not kept)")
         devices, examples = len(version.contributors), version.examples
         cells = (made, version.ended, devices, f"{examples:,}", scores(version), weights, ", ".join(version.names))
-        table.add_row(*(Text(str(cell)) for cell in cells))
+        table.add_row(*(Text(str(cell)) for cell in (*cells, *(column.of(version) for column in more))))
     Console().print(table)
 
 
 @app.command(epilog=f"{EXAMPLE}show state/cloud 12\n\nfedfleet model show state/cloud promoted --json")
 def show(state: State, which: Which, as_json: AsJson = False) -> None:
     """Show one model's lineage: plan, strategy, contributors and their examples, digests, metrics, times."""
-    found = facts(registry.find(registry.versions(state), which))
+    version = registry.find(registry.versions(state), which)
+    found = facts(version)
     if as_json:
         _print(found)
         return
+    found["federated"] = told(version.federated) if version.federated else ""
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")

@@ -72,6 +72,9 @@ def simulate(
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
     share: Annotated[float, typer.Option(help="Share of the fleet that a round calls.")] = 1.0,
     deadline: Annotated[float, typer.Option(help="Seconds after which a round ends without the late.")] = 120.0,
+    holdout: Annotated[
+        float, typer.Option(help="Share of its examples that each device holds back, and evaluates every model on.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="One seed, one result, bit for bit.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for runs; each gets one of its own in it.")] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
@@ -98,7 +101,7 @@ def simulate(
             seed=seed,
             rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline, downlink=downlink),
             baselines=engine != "virtual" or devices <= ALONE,
-            plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum, codec=codec),
+            plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum, codec=codec, holdout=holdout),
         )
     except Mismatch as error:
         raise SettingsError(str(error)) from None

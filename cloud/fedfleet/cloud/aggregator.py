@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
+from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
+from fedfleet.cloud.gate import examined, judged
 from fedfleet.cloud.intake import Intake
-from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.rounds import Round, Verdict
@@ -22,7 +24,7 @@ from fedfleet.cloud.selection import target, window
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Status, Task, decode, encode
+from fedfleet.wire.messages import Blob, Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -53,16 +55,23 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self.weights, self._moments = restore(journal, federation)
-        self.done = journal.closed_rounds() >= federation.rounds.total
+        journal.tidy()
+        if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
+            journal.score(number, evaluate(self.weights))
+        over, back = journal.closed_rounds() >= federation.rounds.total, gone_back_to(journal)
+        self._owed = back if over else None
+        self.done = over and back is None
         self._last_round = journal.last_round()
         self._underway = self._last_round > 0
-        self._program = journal.put(federation.program)
+        self._program = journal.blobs.put(federation.program)
         self._round: Round | None = None
         self._began = clock()
         self._intake: Intake | None = None
+        self._delivered: Task | None = None
         self._follows = ""  # the round before and what became of it, where that was nothing
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
+        self._superseded += [Blob(back.weights, 4 * self.weights.size)] if back else []
         self.presence = Presence()
         self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
@@ -83,7 +92,7 @@ class Aggregator:
             return
         if self._round is None:
             if self._ready():
-                self._begin()
+                self._begin() if self._owed is None else self._deliver(self._owed)
             return
         verdict = self._round.verdict(self._clock() - self._began)
         if verdict.state != "open":
@@ -119,8 +128,11 @@ class Aggregator:
         return self._round.task.round, len(self._round.called), len(self._round.counted)
 
     def retire(self) -> None:
-        """Clear the task, and what it named, if the federation is over, so that no device trains for nothing."""
-        if self.done:
+        """Clear the task, and what it named, if the federation is over, so that no device trains for nothing.
+
+        A model that was gone back to stays on the broker, for devices that come later.
+        """
+        if self.done and self._owed is None:
             self._outbox.say(self._topics.task, b"")
             self._superseded.append(self._program)
             self._clear()
@@ -190,13 +202,25 @@ class Aggregator:
         self._clear(but=task)
         self._outbox.step()
 
+    def _deliver(self, model: Model) -> None:
+        """Have the whole fleet fetch a model that was gone back to; done when the broker has it all."""
+        if self._delivered is None:
+            self._delivered = task = as_task(model, self._program, self.weights.size, self._last_round)
+            self._outbox.put(task.weights)
+            self._outbox.say(self._topics.task, encode(task))
+            self._clear(but=task)
+            self._outbox.step()
+        self.done = self._outbox.idle and not self._bus.pending
+
     def _next_task(self) -> Task:
         options, number, before = self._federation.rounds, self._last_round + 1, self._journal.ended_task()
         weights, patch = published(self._journal, self.weights, before, options.downlink, number)
         start, share = window(options, self._federation.quorum, before, self.presence.fit(options.needs))
         control = controlled(self._journal, self._federation.strategy, self._moments, number)
         seed, needs, deadline = self._federation.seed, options.needs, options.deadline
-        return Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
+        task = Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
+        every = self._federation.evaluation.every
+        return replace(task, evaluate=every > 0 and self._journal.closed_rounds() % every == 0)
 
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""
@@ -223,6 +247,7 @@ class Aggregator:
     def _end(self, round_: Round, verdict: Verdict) -> None:
         seconds = self._clock() - self._began
         bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
+        before = examined(self._journal, round_, self._federation.measure) if verdict.state == "closed" else None
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
@@ -233,10 +258,11 @@ class Aggregator:
         self._superseded += round_.task.moving
         self._round = self._intake = None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = recorded(round_, verdict, seconds, bytes_up, self.weights, refused)
+        record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before)
         if not self.done:
             self._begin()  # first the devices' work, then our own
-        self._report(self._scored(record))
+        central, found = self._evaluate is not None, self._scored(record)
+        self._report(judged(self._journal.folder, found, self._federation.evaluation, central=central))
 
     def _abandon(self, number: int, reason: str) -> None:
         log.warning("round %d abandoned: %s", number, reason, extra={"round": number})

@@ -27,11 +27,11 @@ def published(
     model = journal.model()
     rolled_back = last is not None and model is not None and model.round > last.round
     if not codec or last is None or last.weights.size != 4 * weights.size or rolled_back:
-        return journal.put(weights.astype("<f4").tobytes()), None
-    before = np.frombuffer(journal.get(last.weights.digest), "<f4").astype(np.float32)
+        return journal.blobs.put(weights.astype("<f4").tobytes()), None
+    before = np.frombuffer(journal.blobs.get(last.weights.digest), "<f4").astype(np.float32)
     data = shrink(codec, weights - before, round_)
     after = before + grow(codec, data, weights.size)
-    return journal.put(after.astype("<f4").tobytes()), Patch(last.weights.digest, codec, journal.put(data))
+    return journal.blobs.put(after.astype("<f4").tobytes()), Patch(last.weights.digest, codec, journal.blobs.put(data))
 
 
 def controlled(journal: Journal, strategy: Strategy, moments: Moments, round_: int) -> Control | None:
@@ -40,4 +40,4 @@ def controlled(journal: Journal, strategy: Strategy, moments: Moments, round_: i
         return None
     first, abandoned = journal.lineage(MAX_ABANDONED)
     control = strategy.control(moments, journal.contributors(first))
-    return Control(journal.put(control.astype("<f4").tobytes()), first or round_, abandoned)
+    return Control(journal.blobs.put(control.astype("<f4").tobytes()), first or round_, abandoned)

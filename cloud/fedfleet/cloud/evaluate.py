@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfleet.cloud.federated import Measure
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.runtime import interpreter
 from fedfleet.wire.codecs import Weights
@@ -26,6 +26,7 @@ def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Cal
     Raises DataError where the examples do not fit the program.
     """
     fits(compiled, examples)
+    measure = measured(compiled, scale)
     runner = interpreter(compiled.program)
     load, run = runner.get_signature_runner("set"), runner.get_signature_runner("evaluate")
     load(weights=compiled.weights)  # so that the runtime prepares itself, and says what it has to say, here
@@ -39,11 +40,14 @@ def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Cal
             loss += float(found["loss"][0])
             metric += float(found["metric"][0])
         mean = metric / len(examples.x)
-        name = METRICS.get(compiled.loss, "accuracy")
-        scores = {"accuracy": mean, "mae": scale * mean, "rmse": scale * math.sqrt(max(mean, 0.0))}
-        return {"loss": loss / len(examples.x), name: scores[name]}
+        return {"loss": loss / len(examples.x), measure.name: measure.of(mean)}
 
     return evaluate
+
+
+def measured(compiled: Compiled, scale: float = 1.0) -> Measure:
+    """Return what the metric of `compiled` is."""
+    return Measure(METRICS.get(compiled.loss, "accuracy"), scale)
 
 
 def fits(compiled: Compiled, examples: Examples) -> None:

@@ -54,7 +54,16 @@ def scalars(record: RoundRecord) -> dict[str, float]:
         "round/seconds": record.seconds,
     }
     loss = {"train/loss": record.train_loss} if record.reported else {}
-    return numbers | loss | {f"score/{name}": value for name, value in record.scores.items()}
+    return numbers | loss | {f"score/{name}": value for name, value in record.scores.items()} | _on_devices(record)
+
+
+def _on_devices(record: RoundRecord) -> dict[str, float]:
+    """What devices made of the model that the round began with; means over examples, percentiles across devices."""
+    if record.federated is None:
+        return {}
+    found = {f"federated/{name}": value for name, value in record.federated.scores.items()}
+    spread = record.federated.spread.items()
+    return found | {f"federated/{name}_{part}": each for name, parts in spread for part, each in parts.items()}
 
 
 def _refusal(folder: Path, error: tf.errors.OpError) -> StoreError:

@@ -8,23 +8,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fedfleet.cloud.federated import Federated, Measure
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rounds import Counted, Round, Verdict
 from fedfleet.cloud.servers import Moments
-from fedfleet.cloud.settings import Rounds
-from fedfleet.cloud.strategies import Strategy
+from fedfleet.cloud.settings import Evaluation, Rounds
+from fedfleet.cloud.strategies import Strategy, algorithm
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Plan
 
 Evaluate = Callable[[Weights], dict[str, float]]
 MAX_METRIC = 2.0**53
-OTHER = "the journal was written with another strategy; go on with that, or choose another state folder"
+WRITTEN = "the journal was written with {}; go on with that, or choose another state folder"
 
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """What one round was: who took part, what it moved, how good the model is after it."""
+    """What one round was: who took part, what it moved, how good the model is after it.
+
+    `federated` is what devices made of the model that they began with; `gate` what was decided when the round ended.
+    """
 
     round: int
     state: str
@@ -41,13 +45,15 @@ class RoundRecord:
     device_rss_mib: float
     scores: dict[str, float] = field(default_factory=dict)
     refused: int = 0
+    federated: Federated | None = None
+    gate: str = ""
 
 
 @dataclass(frozen=True)
 class Federation:
     """What is to be done: the program, the shared weights to begin with, the strategy and its plan, the rounds.
 
-    `name` is the strategy's, for the lineage of what it makes.
+    `name` is the strategy's, for the lineage of what it makes; `measure` the program's metric.
     """
 
     program: bytes
@@ -57,6 +63,8 @@ class Federation:
     rounds: Rounds
     seed: int = 0
     name: str = ""
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    measure: Measure = field(default_factory=Measure)
 
     @property
     def quorum(self) -> int:
@@ -71,17 +79,19 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
     empty = federation.strategy.server.moments(size)
     last = journal.open_task() or journal.ended_task()
     if last is not None and (last.control is None) is not (control is None):
-        raise StoreError(OTHER)
+        raise StoreError(WRITTEN.format("another strategy"))
     if model is None:
         return federation.weights, empty
-    weights = np.frombuffer(journal.get(model.weights), "<f4").astype(np.float32)
+    weights = np.frombuffer(journal.blobs.get(model.weights), "<f4").astype(np.float32)
     if weights.size != size:
         raise StoreError(
             f"the journal's model has {weights.size} weights, the program {size}; choose another state folder"
         )
-    moments = np.load(io.BytesIO(journal.get(model.moments)), allow_pickle=False)
-    if moments.shape != empty.shape:
-        raise StoreError(OTHER)
+    moments = np.load(io.BytesIO(journal.blobs.get(model.moments)), allow_pickle=False)
+    known = model.strategy and federation.name
+    changed = bool(moments.size and known) and algorithm(model.strategy) != algorithm(federation.name)
+    if changed or moments.shape != empty.shape:
+        raise StoreError(WRITTEN.format(f"strategy {model.strategy}" if known else "another strategy"))
     # devices do not go back: their control variates begin anew with one of zeros
     return weights, empty if control and journal.rolled_back() else moments
 

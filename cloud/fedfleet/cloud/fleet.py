@@ -10,6 +10,7 @@ from typing import Any
 
 from fedfleet.cloud import schema
 from fedfleet.cloud.notes import Standing
+from fedfleet.wire.calling import Ability
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Task
 from fedfleet.wire.record import build
@@ -199,7 +200,7 @@ def _devices(database: sqlite3.Connection, name: str) -> list[Device]:
                 state=status["state"] if heard else UNHEARD,
                 reason=_reason(status, declined, why, number) if heard else UNHEARD_WHY,
                 seen=seen,
-                part=_part(each, task, counted, declined),
+                part=_part(each, status, task, counted, declined),
                 contributed=contributed,
                 last_round=number,
                 examples=examples,
@@ -227,12 +228,12 @@ def _underway(database: sqlite3.Connection) -> tuple[Task | None, set[str]]:
     return task, {row[0] for row in database.execute("SELECT device FROM updates WHERE round = ?", (task.round,))}
 
 
-def _part(name: str, task: Task | None, counted: set[str], declined: int) -> str:
+def _part(name: str, status: dict[str, Any], task: Task | None, counted: set[str], declined: int) -> str:
     """Return a device's part in the open round."""
     if task is None:
         return ""
     if name in counted:
         return "counted"
-    if not task.calls(name):
+    if not task.calls(name, build(Ability, status.get("ability", {}), strict=False)):
         return "not called"
     return "declined" if declined == task.round else "called"

@@ -18,21 +18,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedfleet.cloud import schema
+from fedfleet.cloud.blobs import Blobs, sweep
 from fedfleet.wire import files
-from fedfleet.wire.chunks import chunk_name
 from fedfleet.wire.errors import StoreError
-from fedfleet.wire.messages import CHUNK, Blob, Task, Update
+from fedfleet.wire.messages import Task, Update
 from fedfleet.wire.record import build, plain
 
+HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
 KEPT = 3
+MADE = "state IN ('closed', 'rolled back')"
+OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
 
 
 class Model(NamedTuple):
-    """A global model: the round that made it, its weights, the server optimizer's moments; digests of blobs."""
+    """A global model: the round that made it, its weights, the server optimizer's moments; digests of blobs.
+
+    `strategy` is the name of that which made it, empty where an older fedfleet has noted none.
+    """
 
     round: int
     weights: str
     moments: str
+    strategy: str
 
 
 class Journal:
@@ -40,61 +47,34 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         """Open `folder`, made where it is missing; raises StoreError where it is damaged, newer or in use."""
-        self._blobs = folder / "blobs"
+        self.folder = folder
+        self.blobs = Blobs(folder / "blobs")
         self._updates = folder / "updates"
         self._path = folder / schema.DATABASE
         try:
-            self._blobs.mkdir(parents=True, exist_ok=True)
+            made = not folder.exists()
+            self.blobs.folder.mkdir(parents=True, exist_ok=True)
             self._updates.mkdir(exist_ok=True)
+            if made:
+                files.sync(folder.absolute().parent)  # SQLite itself makes durable what is in the folder
             self._lock = schema.hold(folder)
         except OSError as error:
             raise StoreError(
                 f"{folder} cannot be made: {error.strerror}; choose a state folder you may write"
             ) from None
         try:
+            self._require_database()
             self._db = schema.opened(self._path)
         except StoreError:
             os.close(self._lock)
             raise
-
-    def put(self, data: bytes) -> Blob:
-        """Keep a blob; returns its name."""
-        blob = Blob.of(data)
-        path = self._blobs / blob.digest
-        if not path.exists():
-            files.write(path, data)
-        return blob
-
-    def get(self, digest: str) -> bytes:
-        """Return a blob's bytes; raises StoreError where it is missing or has rotted."""
-        path = self._blobs / digest
-        data = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise StoreError(f"{path} is missing or damaged; restore a backup")
-        return data
-
-    def names(self, blob: Blob) -> list[str]:
-        """Return the names of a blob's chunks, in order; none where it is not here any more."""
-        try:
-            with (self._blobs / blob.digest).open("rb") as file:
-                return [chunk_name(chunk) for chunk in iter(lambda: file.read(CHUNK), b"")]
-        except FileNotFoundError:
-            return []
-
-    def chunk(self, blob: Blob, index: int) -> bytes:
-        """Return one chunk's bytes, as they are on the disk; raises StoreError."""
-        try:
-            with (self._blobs / blob.digest).open("rb") as file:
-                file.seek(index * CHUNK)
-                return file.read(CHUNK)
-        except OSError as error:
-            raise StoreError(f"{self._blobs / blob.digest}: {error.strerror}; restore a backup") from None
 
     def open_round(self, task: Task, strategy: str = "") -> None:
         """Note that `task` is about to be published, by the strategy of that name."""
         row = (task.round, json.dumps(plain(task)), strategy)
         columns = "round, task, strategy, state, began"
         self._run(f"INSERT INTO rounds ({columns}) VALUES (?, ?, ?, 'open', {schema.NOW})", *row)
+        self.blobs.unnamed.clear()
 
     def count(self, *updates: Update) -> None:
         """Note counted updates of one round; all of them are synced, in one go, when this returns. Raises StoreError.
@@ -118,21 +98,25 @@ class Journal:
 
     def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
         """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
-        made = self.put(weights).digest
+        made = self.blobs.put(weights).digest
         values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?"
-        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.put(moments).digest, round_)
-        self._drop_deltas(round_)
-        self._drop_models()
+        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.blobs.put(moments).digest, round_)
+        self.tidy()
 
     def abandon_round(self, round_: int) -> None:
         """Note that `round_` ended without a quorum; the model stays as it was."""
         self._run(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE round = ?", round_)
-        self._drop_deltas(round_)
+        self.tidy()
 
     def score(self, round_: int, scores: Mapping[str, float]) -> None:
         """Note how good the model is after `round_`; a score that is no number is noted as none."""
         finite = {name: value if math.isfinite(value) else None for name, value in scores.items()}
         self._run("UPDATE rounds SET scores = ? WHERE round = ?", json.dumps(finite), round_)
+
+    def unscored(self) -> int:
+        """Return the round of the newest model if it was never scored, else 0."""
+        rows = self._run(f"SELECT round, scores FROM rounds WHERE {MADE} ORDER BY round DESC LIMIT 1")
+        return rows[0][0] if rows and rows[0][1] == "{}" else 0
 
     def roll_back(self, round_: int) -> int:
         """Let the next round start from the model that `round_` made; returns the number under which that is noted.
@@ -143,24 +127,23 @@ class Journal:
         if not rows:
             raise StoreError(f"the model of round {round_} is not kept; choose one that is, or restore a backup")
         for digest in rows[0]:
-            self.get(digest)  # whole, or nothing is changed
-        underway, number = self.open_task(), self.last_round() + 1
+            self.blobs.get(digest)  # whole, or nothing is changed
+        number = self.last_round() + 1
         with self._transaction():
             self._db.execute(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE state = 'open'")
-            copied = "task, weights, moments, made, strategy, scores"
+            copied = "task, weights, moments, made, strategy, scores, federated"
             self._db.execute(
                 f"INSERT INTO rounds (round, state, began, ended, origin, {copied}) "
                 f"SELECT ?, 'rolled back', {schema.NOW}, {schema.NOW}, round, {copied} FROM rounds WHERE round = ?",
                 (number, round_),
             )
-        if underway:
-            self._drop_deltas(underway.round)
+        self.tidy()
         return number
 
     def model(self) -> Model | None:
         """Return the newest global model, or the older one that was gone back to; None before the first."""
-        made = "state IN ('closed', 'rolled back')"
-        rows = self._run(f"SELECT round, weights, moments FROM rounds WHERE {made} ORDER BY round DESC LIMIT 1")
+        columns = "round, weights, moments, strategy"
+        rows = self._run(f"SELECT {columns} FROM rounds WHERE {MADE} ORDER BY round DESC LIMIT 1")
         return Model(*rows[0]) if rows else None
 
     def last_round(self) -> int:
@@ -212,12 +195,42 @@ class Journal:
                 raise StoreError(f"{self._deltas(round_)} is missing or damaged; restore a backup")
             yield Update(round_, device, examples, codec, data, json.loads(metrics))
 
+    def tidy(self) -> None:
+        """Remove the files that no round needs any more, whoever left them behind. Raises StoreError.
+
+        Of the updates of a round that was abandoned nothing stays; of those that an older model was made of, who
+        contributed with how many examples. All in one transaction, so that no other process gives a name to a model
+        while it is removed; a round forgets its names last, in case we are cut off.
+        """
+        with self._transaction():
+            rows = self._run("SELECT round, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC")
+            named = {number for (number,) in self._run("SELECT round FROM marks")}
+            kept = [row for i, row in enumerate(rows) if i < KEPT or row[0] in named]
+            tasks = [task for task in (self.open_task(), self.ended_task()) if task]
+            needed = self.blobs.unnamed | {digest for _, *made in kept for digest in made}
+            needed |= {blob.digest for task in tasks for blob in (task.program, *task.moving)}
+            sweep(self.blobs.folder, needed)
+            sweep(self._updates, {str(number) for (number,) in self._run(OPEN_ROUND)})
+            for number in (row[0] for row in rows if row not in kept):
+                self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
+                self._run("UPDATE updates SET delta = '', metrics = '{}' WHERE round = ?", number)
+            self._run("DELETE FROM updates WHERE round IN (SELECT round FROM rounds WHERE state = 'abandoned')")
+
     def close(self) -> None:
         """Let go of the folder."""
         self._db.close()
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+    def _require_database(self) -> None:
+        """Raise StoreError where there are models, and the database that knows of them has gone or is empty."""
+        size = self._path.stat().st_size if self._path.is_file() else 0
+        if size < HEADER and any(self.blobs.folder.iterdir()):
+            raise StoreError(
+                f"{self._path} is {'cut off' if size else 'empty or missing'}, with models beside it; "
+                "restore a backup or choose another state folder"
+            )
 
     def _deltas(self, round_: int) -> Path:
         return self._updates / str(round_)
@@ -229,27 +242,6 @@ class Journal:
                 return file.read(size)
         except OSError:
             return b""
-
-    def _drop_deltas(self, round_: int) -> None:
-        files.remove(self._deltas(round_))
-
-    def _drop_models(self) -> None:
-        """Remove what older rounds name and no other needs; a round forgets its names last, in case we are cut off.
-
-        In one transaction, so that no other process gives a name to a model while it is removed.
-        """
-        with self._transaction():
-            query = "SELECT round, task, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC"
-            rows, underway = self._run(query), self.open_task()
-            named = {number for (number,) in self._run("SELECT round FROM marks")}
-            kept = [row for i, row in enumerate(rows) if i < KEPT or row[0] in named]
-            needed = {digest for _, _, *made in kept for digest in made}
-            needed |= {blob.digest for blob in (underway.program, *underway.moving)} if underway else set()
-            for number, text, *made in (row for row in rows if row not in kept):
-                moved = {blob.digest for blob in build(Task, json.loads(text), strict=False).moving}
-                for digest in {*moved, *made} - needed:
-                    files.remove(self._blobs / digest)
-                self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

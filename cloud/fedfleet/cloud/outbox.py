@@ -44,12 +44,12 @@ class Outbox:
         if blob in self._blobs:
             return
         known = self._live()
-        self._blobs[blob] = self._journal.names(blob)
+        self._blobs[blob] = self._journal.blobs.names(blob)
         self._queue_all(blob, [name for name in self._blobs[blob] if name not in known], None)
 
     def drop(self, blob: Blob) -> None:
         """Have cleared what no other blob needs of `blob`; also of one that an earlier aggregator has put there."""
-        names = self._blobs.pop(blob, None) or self._journal.names(blob) or [only_name(blob)]
+        names = self._blobs.pop(blob, None) or self._journal.blobs.names(blob) or [only_name(blob)]
         known = self._live()
         self._queue_all(blob, [name for name in names if name not in known], b"")
 
@@ -96,7 +96,7 @@ class Outbox:
             if kind == "blob" and name == blob.digest:
                 return manifest(blob, names)
             if kind == "chunk" and name in names:
-                chunk = self._journal.chunk(blob, names.index(name))
+                chunk = self._journal.blobs.chunk(blob, names.index(name))
                 if chunk_name(chunk) != name:
                     raise StoreError(f"blob {blob.digest[:12]} in the journal is damaged; restore a backup")
                 return chunk

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sqlite3
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from fedfleet.cloud import schema
+from fedfleet.cloud.federated import Federated
 from fedfleet.models.compiled import Compiled, load
 from fedfleet.wire.errors import SettingsError, StoreError
 from fedfleet.wire.messages import Task
@@ -33,7 +35,8 @@ class Version:
 
     `before` and `weights` are digests of the weights that its devices began with and of what came of it, program that
     of the device program; empty where an older fedfleet has noted none. `origin` is the version that a rollback went
-    back to; `kept` says whether the weights are still on the disk. Times are UTC.
+    back to; `kept` says whether the weights are still on the disk. `scores` are on the cloud's data, `federated` says
+    what devices made of it, and `gate` whether it was promoted by that, and why. Times are UTC.
     """
 
     round: int
@@ -48,6 +51,8 @@ class Version:
     weights: str
     contributors: dict[str, int]
     scores: dict[str, float | None]
+    federated: Federated | None
+    gate: str
     names: tuple[str, ...]
     kept: bool
 
@@ -111,20 +116,47 @@ def programs_of(folder: Path) -> Path:
     return folder / "programs"
 
 
-def metric(*versions: Version) -> str:
-    """Return the metric by which these are compared, the first that all have; empty where there is none."""
-    return next((name for name in GREATER_IS_BETTER if all(v.scores.get(name) is not None for v in versions)), "")
+def drop_programs(folder: Path, current: str) -> None:
+    """Remove the programs of which no model is kept, but for that with the digest `current`; raises StoreError."""
+    needed = {version.program for version in versions(folder) if version.kept} | {current}
+    try:
+        for path in list(programs_of(folder).iterdir()):
+            if path.name not in needed:
+                shutil.rmtree(path)
+    except OSError as error:
+        raise StoreError(f"{error.filename} cannot be removed: {error.strerror}; check who owns it") from None
+
+
+def said(text: str) -> Federated | None:
+    """Return what the journal has noted of devices' evaluations."""
+    table = json.loads(text)
+    return build(Federated, table, strict=False) if table else None
+
+
+def worse(new: float, old: float, by: str, tolerance: float = 0.0) -> bool:
+    """Whether `new` is worse than `old` by more than `tolerance`, as that metric counts."""
+    return new < old - tolerance if GREATER_IS_BETTER[by] else new > old + tolerance
+
+
+def _figures(found: Version, holder: Version) -> tuple[str, float, float]:
+    """The metric by which these are compared, the first that both have on the cloud's data, or on devices; and both."""
+    on_devices = [version.federated.scores if version.federated else {} for version in (found, holder)]
+    for ours, theirs in ((found.scores, holder.scores), on_devices):
+        for name in GREATER_IS_BETTER:
+            new, old = ours.get(name), theirs.get(name)
+            if new is not None and old is not None:
+                return name, new, old
+    return "", 0.0, 0.0
 
 
 def _compare(found: Version, holder: Version, name: str) -> None:
-    by = metric(found, holder)
+    by, new, old = _figures(found, holder)
     if not by:
         raise SettingsError(
             f"model {found.round} and model {holder.round}, which is {name}, have no metric in common; "
             "--force promotes it all the same"
         )
-    new, old = found.scores[by] or 0.0, holder.scores[by] or 0.0
-    if new < old if GREATER_IS_BETTER[by] else new > old:
+    if worse(new, old, by):
         raise SettingsError(
             f"model {found.round} is worse than model {holder.round}, which is {name}: {by} {new:.4f} against "
             f"{old:.4f}; --force promotes it all the same"
@@ -145,10 +177,10 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
     names: dict[int, list[str]] = {}
     for name, number in database.execute("SELECT name, round FROM marks ORDER BY name"):
         names.setdefault(number, []).append(name)
-    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores"
+    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate"
     rows = database.execute(f"SELECT {columns} FROM rounds WHERE state IN ('closed', 'rolled back') ORDER BY round")
     found = []
-    for number, state, origin, began, ended, strategy, text, made, kept, scores in rows:
+    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate in rows:
         task = build(Task, json.loads(text), strict=False)
         found.append(
             Version(
@@ -164,6 +196,8 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
                 weights=made or "",
                 contributors=contributors.get(number, {}),
                 scores=json.loads(scores),
+                federated=said(federated),
+                gate=gate,
                 names=tuple(names.get(number, ())),
                 kept=kept is not None and (folder / "blobs" / kept).is_file(),
             )

@@ -18,7 +18,7 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 DATABASE = "journal.sqlite"
-VERSION = 4
+VERSION = 5
 LOCK = "lock"
 LOOKS, LOOK = 5, 0.02  # how often a lock that is held is tried again, and after how many seconds
 PATIENCE = 10.0  # seconds for which a write waits for that of another process
@@ -51,7 +51,11 @@ CREATE TABLE devices (
 ) STRICT;
 CREATE TABLE standing (id INTEGER PRIMARY KEY CHECK (id = 1), text TEXT NOT NULL, noted TEXT NOT NULL) STRICT;
 """
-STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET)}
+JUDGED = """
+ALTER TABLE rounds ADD COLUMN federated TEXT NOT NULL DEFAULT 'null';
+ALTER TABLE rounds ADD COLUMN gate TEXT NOT NULL DEFAULT '';
+"""
+STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET), 4: (5, JUDGED)}
 """From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
 
 
@@ -92,13 +96,16 @@ def opened(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise StoreError(f"{path}: {error}; choose a state folder you may write") from None
     try:
+        _look(path)
         _bring_up(found, path)
     except StoreError:
         found.close()
         raise
     except sqlite3.OperationalError as error:
         found.close()
-        raise StoreError(f"{path}: {error}; is another aggregator using this folder?") from None
+        busy = error.sqlite_errorname.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+        remedy = "is another aggregator using this folder?" if busy else "free the disk or check it"
+        raise StoreError(f"{path}: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
         found.close()
         raise StoreError(f"{path} is damaged: {error}; restore a backup or choose another state folder") from None
@@ -137,7 +144,16 @@ def copy(database: sqlite3.Connection, path: Path) -> None:
     files.settle(temporary, path)
 
 
-def _bring_up(database: sqlite3.Connection, path: Path) -> None:
+def _look(path: Path) -> None:
+    """Raise StoreError for another's journal whose writer was killed; to close it as a writer would move its log."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.is_file() and log.stat().st_size:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            _version(database, path)
+
+
+def _version(database: sqlite3.Connection, path: Path) -> int:
+    """Return the schema's version; raises StoreError for one that we cannot bring up."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version != VERSION and version not in STEPS:  # nothing of a newer journal is touched
         which = "newer" if version > VERSION else "older"
@@ -145,6 +161,11 @@ def _bring_up(database: sqlite3.Connection, path: Path) -> None:
             f"{path} has schema {version}, this fedfleet knows {VERSION}; use the {which} fedfleet, "
             "or choose another state folder"
         )
+    return int(version)
+
+
+def _bring_up(database: sqlite3.Connection, path: Path) -> None:
+    version = _version(database, path)
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         database.execute(f"PRAGMA {pragma}")
     if 0 < version < VERSION:

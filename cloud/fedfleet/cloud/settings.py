@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
 
+GATES = ("accuracy", "rmse", "mae", "loss")
 OVER = 1.3  # that of Bonawitz et al. 2019, "Towards Federated Learning at Scale"
 
 
@@ -63,9 +65,24 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out data of the cloud's own, as `npz:FILE` or `csv:FILE?label=COL`; none where `data` is empty."""
+    """How models are scored, and which get the name `promoted`.
+
+    `data` is held-out data of the cloud's own, as `npz:FILE` or `csv:FILE?label=COL`; none where it is empty. Devices
+    evaluate every model that is the `every`-th on their own examples (`plan.holdout`), none where that is 0. `gate` is
+    the metric, one of GATES, by which a model must not be worse than the promoted one by more than `tolerance`, to be
+    promoted in its place: on `data` where there is such, else on the devices; nothing is promoted without.
+    """
 
     data: str = ""
+    every: int = 0
+    gate: str = ""
+    tolerance: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, "every must not be negative")
+        require(self.gate in ("", *GATES), f"gate must be one of {', '.join(GATES)}")
+        require(not self.gate or bool(self.data or self.every), "gate needs scores to go by: set data, or every")
+        require(self.tolerance >= 0, "tolerance must not be negative")
 
 
 @dataclass(frozen=True)
@@ -116,4 +133,19 @@ def load_aggregator(path: Path) -> AggregatorSettings:
             known(value)
         except SettingsError as error:
             raise SettingsError(f"{path}: {key}: {error}") from None
+    if contradiction := _contradiction(settings):
+        raise SettingsError(f"{path}: {contradiction}")
     return settings
+
+
+def _contradiction(settings: AggregatorSettings) -> str:
+    """Return which settings cannot be had together, and what to do; empty where all can."""
+    rounds = settings.rounds
+    called = math.ceil(round(rounds.share * rounds.devices, 6))
+    for key, needed in (("rounds.quorum", rounds.quorum), ("strategy", strategy(settings.strategy).least)):
+        if needed > called:
+            devices = math.ceil(round(needed / rounds.share, 6))
+            share = f", share {rounds.share:g}" if rounds.share < 1 else ""
+            calls = f"a round calls about {called} (rounds.devices {rounds.devices}{share})"
+            return f"{key} takes {needed} updates, and {calls}; raise rounds.devices to at least {devices}"
+    return ""

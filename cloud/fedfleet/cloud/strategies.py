@@ -60,6 +60,12 @@ def strategy(name: str) -> Strategy:
     return Strategy(found.plan, combine.aggregate, found.server(number), combine.least, found.control)
 
 
+def algorithm(name: str) -> str:
+    """Return by which algorithm the strategy called `name` steps, without its rule and its number."""
+    first, _, second = name.partition("+")
+    return (second if first.partition(":")[0] in RULES else name).partition(":")[0] or "fedavg"
+
+
 def _algorithm(text: str) -> tuple[Algorithm, float]:
     """Return the algorithm of `NAME[:NUMBER]` and the number; raises SettingsError."""
     name, colon, digits = text.partition(":")

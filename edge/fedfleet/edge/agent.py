@@ -155,6 +155,10 @@ class Agent:
         program, weights = self._state.blobs / task.program.digest, self._state.blobs / task.weights.digest
         patch = (task.patch.base, task.patch.blob.digest) if task.patch and not weights.is_file() else ()
         self._state.forget_blobs((*(blob.digest for blob in task.needed), *patch))
+        if not task.train:
+            self._drop(task)
+            self._state.finish(task.round)
+            return
         try:
             update = self._trainer.train(task, program, weights, self._superseded(task))
         except StoreError:
@@ -186,7 +190,7 @@ class Agent:
 
     def _way(self, task: Task) -> Blob:
         """What to fetch for the weights: the patch to those that are here, where there are such, or the whole."""
-        if task.patch is None or self._detour == task.round or self._state.blob(task.weights):
+        if task.patch is None or not task.train or self._detour == task.round or self._state.blob(task.weights):
             return task.weights
         base = self._state.blob(Blob(task.patch.base, task.weights.size))
         return task.patch.blob if base else task.weights

@@ -41,27 +41,37 @@ class Batch(NamedTuple):
 
 
 def batches(
-    parts: Sequence[Examples], size: int, seed: int, *, epochs: int = 1, steps: int | None = None
+    parts: Sequence[Examples],
+    size: int,
+    seed: int,
+    *,
+    epochs: int = 1,
+    steps: int | None = None,
+    chosen: npt.NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Batches of `epochs` passes over the parts, or exactly `steps` batches from as many passes as that takes.
 
-    Pass e visits every example once, in `permutation(n, "epoch", seed, e)`: the same on every platform and numpy
-    version. The last batch of a pass is padded with zeros of weight 0. DataError when there are no examples.
+    Pass e visits every example once, or every one `chosen`, in `permutation(n, "epoch", seed, e)`: the same on every
+    platform and numpy version. The last batch of a pass is padded with zeros of weight 0. DataError where all is empty.
     """
-    starts = np.cumsum([0, *(len(part.y) for part in parts)])
-    total = int(starts[-1])
+    total = sum(len(part.y) for part in parts) if chosen is None else len(chosen)
     if total == 0:
         raise DataError("there are no examples to train on yet: collect some first")
     if size < 1:
         raise SettingsError(f"batch size {size} is not positive: ask for at least 1")
     passes = range(epochs) if steps is None else count()
     orders = (permutation(total, "epoch", seed, number) for number in passes)
-    endless = (_gather(parts, starts, order[at : at + size], size) for order in orders for at in range(0, total, size))
-    return islice(endless, steps)
+    visited = (order if chosen is None else chosen[order] for order in orders)
+    return islice((batch for index in visited for batch in gathered(parts, index, size)), steps)
+
+
+def gathered(parts: Sequence[Examples], index: npt.NDArray[np.int64], size: int) -> Iterator[Batch]:
+    """The examples at `index`, counted through all parts, in that order; the last batch is padded."""
+    starts = np.cumsum([0, *(len(part.y) for part in parts)])
+    return (_gather(parts, starts, index[at : at + size], size) for at in range(0, len(index), size))
 
 
 def _gather(parts: Sequence[Examples], starts: npt.NDArray[np.int64], index: npt.NDArray[np.int64], size: int) -> Batch:
-    """The examples at `index`, counted through all parts, as one padded batch."""
     x = np.zeros((size, *parts[0].x.shape[1:]), np.float32)
     y: Labels = np.zeros((size, *parts[0].y.shape[1:]), parts[0].y.dtype)
     owner = np.searchsorted(starts, index, side="right") - 1
@@ -140,14 +150,17 @@ class Store:
 
     def batches(self, size: int, seed: int, *, epochs: int = 1, steps: int | None = None) -> Iterator[Batch]:
         """`batches` over what the store holds at the time of the call, read through memory maps."""
+        parts = [Examples(part["x"], part["y"]) for part in self.records()]
+        return batches(parts, size, seed, epochs=epochs, steps=steps)
+
+    def records(self) -> list[npt.NDArray[np.void]]:
+        """What the store holds at the time of the call, oldest first: memory maps of `x | y | crc`."""
         with self._locked():
-            maps = [segment.records() for segment in self._segments if segment.rows]
-        return batches([Examples(part["x"], part["y"]) for part in maps], size, seed, epochs=epochs, steps=steps)
+            return [segment.records() for segment in self._segments if segment.rows]
 
     def arrays(self) -> Examples:
         """All examples in memory, oldest first; DataError when there are none."""
-        with self._locked():
-            maps = [segment.records() for segment in self._segments if segment.rows]
+        maps = self.records()
         if not maps:
             raise DataError(f"{self.folder} holds no examples yet: collect some first")
         return Examples(np.concatenate([part["x"] for part in maps]), np.concatenate([part["y"] for part in maps]))

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from fedfleet.edge.controls import Controls
-from fedfleet.edge.data import Batch, Store
+from fedfleet.edge.data import Batch, Store, batches, gathered
+from fedfleet.edge.holdout import COUNT, LOSS, Divide, Index, divided, examined
 from fedfleet.edge.private import Private
 from fedfleet.edge.residual import encoded
 from fedfleet.edge.runtime import Program, read_blob
@@ -21,6 +21,7 @@ from fedfleet.edge.trainer import Stop
 from fedfleet.wire import files
 from fedfleet.wire.codecs import Weights, grow, spoken
 from fedfleet.wire.errors import DataError, FrameError, ProgramError, SettingsError, StoreError
+from fedfleet.wire.examples import Examples
 from fedfleet.wire.messages import SCALARS, SGD, Blob, Plan, Task, Update
 
 
@@ -51,15 +52,16 @@ class LocalTrainer:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
         self._program.set(start)
         seed = batch_seed(task, self._device)
-        before = score(self._program, store, stop) if task.plan.before else {}
+        records = store.records()
+        parts, divide = [Examples(part["x"], part["y"]) for part in records], divided(records, task.plan.holdout)
+        before = said(self._program, task, parts, divide, stop)
         if before is None:
             return None
         control = self._controls(task, weights, shared.size)
         if control is not None:
             self._program.correct(np.concatenate([control.correction, np.zeros_like(self._program.local)]))
-        batches = planned(store, self._program.batch, task.plan, seed)
-        batches = labelled(batches, self._program.classes)
-        losses = fit(self._program, task.plan, batches, stop, seed)
+        drawn = labelled(planned(parts, divide.learned, self._program.batch, task.plan, seed), self._program.classes)
+        losses = fit(self._program, task.plan, drawn, stop, seed)
         if losses is None:
             return None
         trained = self._program.get()
@@ -78,7 +80,7 @@ class LocalTrainer:
             "seconds": losses.seconds,
             "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        return Update(task.round, self._device, len(store), codec, data, metrics | before)
+        return Update(task.round, self._device, len(divide.learned), codec, data, metrics | before)
 
     def _controls(self, task: Task, weights: Path, size: int) -> Controls | None:
         """What `task` has this device correct its gradients by, if anything."""
@@ -117,7 +119,7 @@ class Losses(NamedTuple):
     seconds: float
 
 
-def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed: int) -> Losses | None:
+def fit(program: Program, plan: Plan, drawn: Iterable[Batch], stop: Stop, seed: int) -> Losses | None:
     """Run the plan's steps on `program`; None if stopped. An exhausted time budget ends training, not the update.
 
     A program with dropout gets a seed a step, counted up from `seed` modulo 2^31.
@@ -127,7 +129,7 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
     rates = {name: np.array([getattr(plan, name)], np.float32) for name in SCALARS}
     adapted = program.corrected or any(rates[name] for name in SCALARS if name not in SGD)
     descent = {name: rates[name] * (not adapted) for name in SGD}
-    for batch in batches:
+    for batch in drawn:
         asked = time.monotonic()
         if stop():
             return None
@@ -142,20 +144,24 @@ def fit(program: Program, plan: Plan, batches: Iterable[Batch], stop: Stop, seed
     return Losses(total / max(steps, 1), steps, time.monotonic() - began)
 
 
-def score(program: Program, store: Store, stop: Stop) -> dict[str, float] | None:
-    """Return the mean loss on all examples as the metric `before`, the program's weights as they are; None if stopped.
+def said(
+    program: Program, task: Task, parts: Sequence[Examples], divide: Divide, stop: Stop
+) -> dict[str, float] | None:
+    """Return what `task` wants to know of the program's weights as they are, as metrics; None if stopped.
 
-    Raises ProgramError where it is not finite.
+    Raises ProgramError where a loss that the round is to be weighed by is not finite.
     """
-    total, count = 0.0, 0.0
-    for batch in labelled(store.batches(program.batch, 0), program.classes):
-        if stop():
+    metrics: dict[str, float] = {}
+    for wanted, index in (("before", divide.learned), ("evaluate", divide.held)):
+        if not (task.plan.before if wanted == "before" else task.evaluate):
+            continue
+        found = examined(program, labelled(gathered(parts, index, program.batch), program.classes), stop)
+        if found is None:
             return None
-        loss, _, rows = program.evaluate(x=batch.x, y=batch.y, weight=batch.weight)
-        total, count = total + loss, count + rows
-    if not math.isfinite(total):
-        raise ProgramError("the model's loss on this device's examples is not finite; lower the learning rate")
-    return {"before": total / count}
+        if wanted == "before" and LOSS not in found:
+            raise ProgramError("the model's loss on this device's examples is not finite; lower the learning rate")
+        metrics |= {"before": found[LOSS] / found[COUNT]} if wanted == "before" else found
+    return metrics
 
 
 def batch_seed(task: Task, device: str) -> int:
@@ -190,19 +196,19 @@ def read_weights(path: Path, digest: str) -> Weights:
     return np.frombuffer(data, "<f4").astype(np.float32)
 
 
-def planned(store: Store, size: int, plan: Plan, seed: int) -> Iterator[Batch]:
-    """Return the batches that `plan` asks for."""
+def planned(parts: Sequence[Examples], chosen: Index, size: int, plan: Plan, seed: int) -> Iterator[Batch]:
+    """Return the batches that `plan` asks for, of the `chosen` examples."""
     if plan.steps:
-        return store.batches(size, seed, steps=plan.steps)
-    return store.batches(size, seed, epochs=plan.epochs)
+        return batches(parts, size, seed, steps=plan.steps, chosen=chosen)
+    return batches(parts, size, seed, epochs=plan.epochs, chosen=chosen)
 
 
-def labelled(batches: Iterable[Batch], classes: int | None) -> Iterator[Batch]:
+def labelled(drawn: Iterable[Batch], classes: int | None) -> Iterator[Batch]:
     """Pass on batches whose labels are below `classes`; raises DataError at the first that are not.
 
     The program itself would take such a label for no class at all, and train on it without a word.
     """
-    for batch in batches:
+    for batch in drawn:
         if classes is not None and not 0 <= batch.y.min() <= batch.y.max() < classes:
             raise DataError(
                 f"an example has label {int(batch.y.max())}, but the model tells {classes} classes apart: relabel it"

@@ -64,7 +64,7 @@ class Segment(NamedTuple):
     def whole(self) -> npt.NDArray[np.bool_]:
         """Which of the records have the checksum they should have."""
         records = self.records()
-        whole: npt.NDArray[np.bool_] = records["crc"] == np.array(_checksums(records, self.seed), np.uint32)
+        whole: npt.NDArray[np.bool_] = records["crc"] == np.array(checksums(records, self.seed), np.uint32)
         return whole
 
 
@@ -105,8 +105,8 @@ def _fields(text: bytes) -> tuple[int, Schema]:
     return fields["segment"], Schema(tuple(fields["x"]), None if fields["y"] is None else tuple(fields["y"]))
 
 
-def _checksums(records: npt.NDArray[np.void], seed: int) -> list[int]:
-    """What each record's last four bytes must be: the CRC-32 of the others, started from the segment's own."""
+def checksums(records: npt.NDArray[np.void], seed: int = 0) -> list[int]:
+    """The CRC-32 of each record but its last four bytes, which must be that, started from the segment's own."""
     size = records.dtype.itemsize
     raw = memoryview(records.view(np.uint8))  # type: ignore[arg-type]
     return [zlib.crc32(raw[at : at + size - CHECKSUM.size], seed) for at in range(0, len(raw), size)]
@@ -116,7 +116,7 @@ def _encode(schema: Schema, examples: Examples, seed: int) -> bytes:
     """Examples as the records of the segment whose header has checksum `seed`."""
     records = np.zeros(len(examples.y), schema.record)
     records["x"], records["y"] = examples
-    records["crc"] = _checksums(records, seed)
+    records["crc"] = checksums(records, seed)
     return records.tobytes()
 
 

@@ -23,7 +23,7 @@ def write(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):  # what kept us from writing may keep us from tidying up as well
             temporary.unlink()
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+        raise _unwritten(path, error) from None
 
 
 def put(path: Path, start: int, data: bytes) -> None:
@@ -39,7 +39,7 @@ def put(path: Path, start: int, data: bytes) -> None:
         if made:
             sync(path.parent)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+        raise _unwritten(path, error) from None
 
 
 def settle(temporary: Path, path: Path) -> None:
@@ -50,7 +50,7 @@ def settle(temporary: Path, path: Path) -> None:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+        raise _unwritten(path, error) from None
 
 
 def digest(path: Path) -> str:
@@ -74,3 +74,7 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _unwritten(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be written: {error.strerror}; free the disk or check it")

@@ -39,8 +39,9 @@ class Plan:
     `momentum`, Nesterov's if `nesterov`, or Adam if `second_moment` is above 0: then that decays the squared gradient,
     and `momentum` the gradient. `weight_decay` is decoupled (Loshchilov and Hutter 2019); `proximal` is FedProx's mu
     (Li et al. 2020, eq. 2); `clip_norm` bounds the gradient's global norm and `time_budget` the seconds of training,
-    0 meaning no bound. `before` asks for the metric of that name: the mean loss on the device's examples before the
-    first step. SCALARS names what goes into a step; SGD, what suffices where the rest is 0.
+    0 meaning no bound. `before` asks for the metric of that name: the mean loss on what is trained on, before the first
+    step. `holdout` is the share of its examples that a device never trains on, the same ones in every round. SCALARS
+    names what goes into a step; SGD, what suffices where the rest is 0.
     """
 
     epochs: int = 1
@@ -55,6 +56,7 @@ class Plan:
     codec: str = "float32"
     time_budget: float = 0.0
     before: bool = False
+    holdout: float = 0.0
 
     def __post_init__(self) -> None:
         require(0 <= self.epochs <= 10_000 and 0 <= self.steps <= 10_000_000, "epochs and steps must be in range")
@@ -65,6 +67,7 @@ class Plan:
         require(not (self.nesterov and self.second_moment), "nesterov goes with SGD: second_moment must then be 0")
         require(self.weight_decay >= 0, "weight_decay must not be negative")
         require(min(self.proximal, self.clip_norm, self.time_budget) >= 0, "a bound must not be negative")
+        require(0 <= self.holdout < 1, "holdout must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,9 @@ class Task:
     on, and `needs`. `seed` makes its batches reproducible; an update counts within `deadline` seconds of the task's
     publication. `patch` is a shorter way to the weights, for those who have the weights before. With a `control`, an
     update has the changes of two vectors: the weights, and the device's own control variate.
+
+    With `evaluate` a device says in its update what the task's weights make of its examples: of those that the plan
+    holds back, or of all where it holds none back. Without `train` the weights are only to be had: nothing is trained.
     """
 
     round: int
@@ -142,6 +148,8 @@ class Task:
     start: int = 0
     needs: Needs = field(default_factory=Needs)
     control: Control | None = None
+    evaluate: bool = False
+    train: bool = True
 
     def __post_init__(self) -> None:
         require(1 <= self.round <= MAX_ROUND, "round must be at least 1")

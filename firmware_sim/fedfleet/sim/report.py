@@ -51,8 +51,22 @@ def table(run: Run) -> list[tuple[str, ...]]:
         ("each device alone, mean", score_text(found.mean, metric, unit) + diverged, "nothing"),
         ("each device alone, worst", score_text(found.worst, metric, unit), "nothing"),
         (f"federation, {state(run)}", score_text(found.federation, metric, unit), sent),
+        *_on_devices(run),
         ("all data in one place", score_text(found.central, metric, unit), pooled),
     ]
+
+
+def _on_devices(run: Run) -> list[tuple[str, ...]]:
+    """A row for the newest model that devices have evaluated, if any has been."""
+    metric, unit = run.facts.metric, run.facts.unit
+    judged = [record.federated for record in run.rounds if record.federated and metric in record.federated.spread]
+    if not judged:
+        return []
+    last = judged[-1]
+    low, high = (score_text(last.spread[metric][part], metric, unit) for part in ("p5", "p95"))
+    left = f"sums and a count; across {last.devices} devices from {low} (p5) to {high} (p95)"
+    name = f"model {last.of}, on examples that devices hold back" if last.of else "the first weights, on devices"
+    return [(name, score_text(last.scores[metric], metric, unit), left)]
 
 
 def answer(run: Run) -> Answer:

@@ -13,10 +13,10 @@ import numpy as np
 from rich.console import Console
 
 from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Evaluation, Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
@@ -30,6 +30,7 @@ from fedfleet.sim.patience import Patience
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
 from fedfleet.sim.virtual.faults import Faults, parse
+from fedfleet.sim.virtual.fleet import AWAKE
 from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.codecs import Weights, codec
@@ -38,6 +39,7 @@ from fedfleet.wire.examples import Examples
 from fedfleet.wire.messages import Plan
 from fedfleet.wire.topics import Topics
 
+PROCESSES = 1000  # each device of the engine mqtt is one, and its training child another
 UNITS = {"turbofan": "cycles"}
 
 
@@ -116,8 +118,9 @@ def check(wanted: Simulation) -> None:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
-    if not 1 <= wanted.devices <= 1000:
-        raise SettingsError("devices must be 1 to 1000: each is a process of its own")
+    most = AWAKE if wanted.engine == "virtual" else PROCESSES
+    if not 1 <= wanted.devices <= most:
+        raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")
     if wanted.rounds.quorum > wanted.devices:
         raise SettingsError(f"a quorum of {wanted.rounds.quorum} cannot be reached by {wanted.devices} devices")
     if least > wanted.devices:
@@ -178,7 +181,9 @@ def _federate(
     there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
     rounds = replace(wanted.rounds, devices=there)
     plan = strategy(wanted.strategy)
-    federation = Federation(compiled.program, compiled.shared, plan, wanted.plan, rounds, wanted.seed, wanted.strategy)
+    judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
+    asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
+    federation = Federation(compiled.program, compiled.shared, plan, *asked)
 
     def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
         return Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, clock, scorer, ended)

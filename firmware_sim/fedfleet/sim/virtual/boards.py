@@ -76,11 +76,12 @@ class Attacker:
         update = self._inner.train(task, program, weights, stop)
         if update is None:
             return None
-        delta = grow(update.codec, update.delta, task.weights.size // 4)
+        vectors = 2 if task.control else 1
+        delta = grow(update.codec, update.delta, vectors * task.weights.size // 4)
         forged = {"sign": -delta, "scale": delta * np.float32(SCALE), "free": np.zeros_like(delta)}
         change = forged.get(self._kind, np.full_like(delta, np.nan))
         data = shrink(PLAIN, change, 0)
-        return Update(task.round, update.device, update.examples, PLAIN, data, update.metrics)
+        return replace(update, codec=PLAIN, delta=data)
 
     def close(self) -> None:
         """Close the trainer within."""
