@@ -29,7 +29,7 @@ import watch
 
 from fedfleet.cloud import schema
 from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.federation import Federation
+from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
@@ -61,33 +61,28 @@ def ours(compiled: Compiled, parts: Sequence[Examples], rounds: int) -> dict[str
         stack.callback(fleet.close)
         wanted = Rounds(total=rounds, devices=devices, quorum=devices)
         federation = Federation(compiled.program, compiled.shared, strategy("fedavg"), PLAN, wanted)
-        ends: list[float] = []
-        aggregator = Aggregator(
-            federation,
-            Topics("bench"),
-            bus,
-            journal,
-            time.monotonic,
-            report=lambda _: ends.append(time.monotonic()),
-        )
+        noted, ends = list[dict[str, float]](), [time.monotonic()]
+
+        def ended(record: RoundRecord) -> None:
+            ends.append(time.monotonic())
+            trained = _trained(folder / "cloud", record.round)
+            noted.append({"seconds": ends[-1] - ends[-2], "training": max(trained), "devices": len(trained)})
+
+        aggregator = Aggregator(federation, Topics("bench"), bus, journal, time.monotonic, report=ended)
         while not aggregator.done:
             aggregator.step(0.05)
             if gone := fleet.gone():
                 raise RuntimeError((folder / "devices" / gone[0] / "agent.log").read_text()[-2000:])
-        noted = _noted(folder / "cloud", ends)
         families = [[pid, *watch.descendants(pid)] for pid in fleet.pids().values()]
         memory = [sum(map(watch.peak_mib, family)) for family in families]
     return figures("ours", noted, memory)
 
 
-def _noted(folder: Path, ends: Sequence[float]) -> Noted:
+def _trained(folder: Path, number: int) -> list[float]:
+    """The seconds that each device trained for in a round; read at its end, as a journal soon forgets them."""
     with schema.beside(folder) as database:
-        rows = database.execute("SELECT round, metrics FROM updates").fetchall()
-    seconds = [[json.loads(text)["seconds"] for number, text in rows if number == end + 1] for end in range(len(ends))]
-    return [
-        {"seconds": end - began, "training": max(trained), "devices": len(trained)}
-        for began, end, trained in zip([ends[0], *ends], ends, seconds)
-    ]
+        rows = database.execute("SELECT metrics FROM updates WHERE round = ?", (number,)).fetchall()
+    return [json.loads(text)["seconds"] for (text,) in rows]
 
 
 def theirs(devices: int) -> dict[str, float]:
