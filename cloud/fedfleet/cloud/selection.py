@@ -37,4 +37,5 @@ def wanted(rounds: Rounds, quorum: int) -> int:
 
 def target(rounds: Rounds, quorum: int) -> int:
     """Return with how many updates a round is full, no fewer than its quorum; 0 where it takes all that come."""
-    return max(rounds.cohort, quorum) if rounds.cohort else 0
+    full = rounds.cohort or rounds.buffer
+    return max(full, quorum) if full else 0
