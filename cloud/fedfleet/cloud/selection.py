@@ -32,7 +32,7 @@ def window(rounds: Rounds, quorum: int, before: Task | None, fit: Collection[str
 
 def wanted(rounds: Rounds, quorum: int) -> int:
     """Return how many devices are to be called for the updates that `rounds` want; 0 where they want all they get."""
-    return math.ceil(round(target(rounds, quorum) * rounds.over, 6))
+    return math.ceil(round(target(rounds, quorum) * rounds.over, 6)) if rounds.cohort else 0
 
 
 def target(rounds: Rounds, quorum: int) -> int:
