@@ -16,7 +16,7 @@ TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
 .PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-storm bench-transport \
-	bench-aggregate bench-round bench-virtual format lock clean
+	bench-aggregate bench-async bench-round bench-virtual format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -93,6 +93,9 @@ bench-transport: $(VENV)/sim.stamp ## A blob over a bad link, updates a second, 
 
 bench-aggregate: $(VENV)/sim.stamp ## Updates summed a second and in how much memory, beside Flower (downloads 0.1 GB, minutes)
 	@$(BIN)/python benchmarks/aggregate.py $(ARGS)
+
+bench-async: $(VENV)/sim.stamp ## Minutes until asynchronous rounds are as good as synchronous ones, in virtual time
+	@$(BIN)/python benchmarks/asynchronous.py $(ARGS)
 
 bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a device's memory, beside Flower (downloads 1.7 GB)
 	@$(BIN)/python benchmarks/round.py $(ARGS)
