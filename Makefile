@@ -15,7 +15,7 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
-.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-storm bench-transport \
+.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-attacks bench-storm bench-transport \
 	bench-aggregate bench-async bench-round bench-virtual format lock clean
 
 help: ## List the targets
@@ -84,6 +84,9 @@ bench-codecs: $(VENV)/sim.stamp ## Bytes up and what is learned with them, for e
 
 bench-strategies: $(VENV)/sim.stamp ## What strategies learn round by round on devices whose data differ
 	@$(BIN)/python benchmarks/strategies.py $(ARGS)
+
+bench-attacks: $(VENV)/sim.stamp ## What robust rules learn where 30 % of the devices lie, beside the plain mean
+	@$(BIN)/python benchmarks/attacks.py $(ARGS)
 
 bench-storm: $(VENV)/sim.stamp ## A broker restarts under 1,000 clients: who is back when, beside plain paho (needs mosquitto)
 	@$(BIN)/python benchmarks/storm.py $(ARGS)
