@@ -16,7 +16,7 @@ TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
 .PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-attacks bench-storm bench-transport \
-	bench-aggregate bench-round format lock clean
+	bench-aggregate bench-async bench-round bench-virtual format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -97,8 +97,14 @@ bench-transport: $(VENV)/sim.stamp ## A blob over a bad link, updates a second, 
 bench-aggregate: $(VENV)/sim.stamp ## Updates summed a second and in how much memory, beside Flower (downloads 0.1 GB, minutes)
 	@$(BIN)/python benchmarks/aggregate.py $(ARGS)
 
+bench-async: $(VENV)/sim.stamp ## Minutes until asynchronous rounds are as good as synchronous ones, in virtual time
+	@$(BIN)/python benchmarks/asynchronous.py $(ARGS)
+
 bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a device's memory, beside Flower (downloads 1.7 GB)
 	@$(BIN)/python benchmarks/round.py $(ARGS)
+
+bench-virtual: $(VENV)/sim.stamp ## A round of 1,000 simulated devices, beside Flower's engine (downloads 0.2 GB, minutes)
+	@$(BIN)/python benchmarks/virtual.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

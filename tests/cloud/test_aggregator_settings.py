@@ -69,6 +69,17 @@ def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
         (HEAD + "[rounds]\ncohort = 4\ngrace = 600", "rounds: grace must be at least 0 seconds and below the deadline"),
         (HEAD + '[rounds]\ntags = ["A"]', "rounds: each of tags must be 1 to 36 characters of a-z, 0-9 and -"),
         (HEAD + "[rounds]\nmemory_mib = -1", "rounds: memory_mib must not be negative"),
+        (HEAD + "[rounds]\nbuffer = -1", "rounds: buffer must be 0, for synchronous rounds, or a number of updates"),
+        (HEAD + "[rounds]\nbuffer = 3\ncohort = 3", "rounds: cohort and buffer both say when a round is full: set one"),
+        (HEAD + "[rounds]\nbuffer = 3\nshare = 0.5", "rounds: a buffer takes updates of all: leave out share"),
+        (HEAD + "[rounds]\nbuffer = 3\nquorum = 4", "rounds: quorum must be at most buffer, at which a round closes"),
+        (HEAD + "[rounds]\nbuffer = 3\ngrace = 4", "rounds: over and grace are of no use without cohort"),
+        (HEAD + "[rounds]\nbuffer = 3\nstaleness = -1", "rounds: staleness must be 0, or a number of rounds"),
+        (HEAD + "[rounds]\nstaleness = 1", "rounds: staleness is of no use without buffer"),
+        (
+            HEAD + 'strategy = "scaffold"\n[rounds]\nbuffer = 3\nstaleness = 1',
+            "rounds.staleness: updates of earlier rounds go into a mean alone, not scaffold: choose one of fedavg, fed",
+        ),
         (HEAD + 'strategy = "fedsgd"', "strategy: unknown strategy 'fedsgd'; known: fedavg, fedavgm, fedprox"),
         (HEAD + 'strategy = "trimmed:0.6"', "strategy: strategy 'trimmed:0.6': write it as trimmed:SHARE"),
         (
@@ -115,6 +126,8 @@ def test_mistakes_are_one_line_with_file_and_key(tmp_path: Path, text: str, reas
         'strategy = "krum:2"\n[rounds]\ndevices = 7',
         "[rounds]\ndevices = 10\nshare = 0.3\nquorum = 3",
         'strategy = "trimmed:0.25"\n[rounds]\ndevices = 8\nshare = 0.5\nquorum = 4',
+        'strategy = "fedadam"\n[rounds]\ndevices = 8\nquorum = 3\nbuffer = 3\nstaleness = 9',
+        'strategy = "median"\n[rounds]\ndevices = 8\nbuffer = 3',
     ],
 )
 def test_what_can_just_be_had_together_is_taken(tmp_path: Path, text: str) -> None:

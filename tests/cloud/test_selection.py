@@ -103,6 +103,7 @@ def test_of_those_that_lack_what_is_needed_none_is_counted_for_the_cohort() -> N
         (Rounds(cohort=100, over=1.1), 1, 100, 110),
         (Rounds(cohort=3), 1, 3, 4),
         (Rounds(cohort=3, over=1), 1, 3, 3),
+        (Rounds(buffer=10), 1, 10, 0),
         (Rounds(cohort=3), 5, 5, 7),  # a strategy's rule takes so many
     ],
 )

@@ -75,9 +75,10 @@ class Scene:
         faults, names = rates(chance), [f"d{i}" for i in range(devices)]
         if all(faults.attack(seed, name) == "nan" for name in names):
             faults = replace(faults, nan=0.0)  # somebody has to be left to learn from
-        return Scene(
-            seed, devices, chance.choice([7, 40, 40, 20_000]), rounds, Plan(codec=codec), faults, seed % 3 == 0
-        )
+        parameters = chance.choice([7, 40, 40, 20_000])
+        if share == 1 and not wanted and chance.random() < 0.6:
+            rounds = replace(rounds, buffer=max(quorum, devices // 2), staleness=chance.choice([0, 1, 2, 4]))
+        return Scene(seed, devices, parameters, rounds, Plan(codec=codec), faults, seed % 3 == 0)
 
     def weights(self) -> Weights:
         """What the federation starts from."""
@@ -132,8 +133,8 @@ class Play:
         again = Round(task, self.scene.parameters, rule, live.quorum, ())
         for update in journal.updates(task.round):
             again.take(update)
-        if again.counted != live.counted or (
-            live.counted and not same(again.aggregate.value(), live.aggregate.value())
+        if (again.counted, again.stale) != (live.counted, live.stale) or (
+            live.reported and not same(again.aggregate.value(), live.aggregate.value())
         ):
             raise Broken(f"round {task.round}: the journal's sum is another than the aggregator's")
 
@@ -147,6 +148,9 @@ class Play:
             if record.seconds > limit:
                 raise Broken(f"round {record.round} took {record.seconds:g} s, its deadline is {limit - TURN:g} s")
         assert aggregator is not None
+        twice = "SELECT device, task FROM updates GROUP BY device, task HAVING count(*) > 1"
+        if rows := aggregator._journal._run(twice):
+            raise Broken(f"{rows[0][0]} counts twice for the task of round {rows[0][1]}")
         if not same(aggregator.weights, expected(self.scene, takers(aggregator._journal))):
             raise Broken("the model is not what the counted devices make of it")
         return f"{self.fleet.trail[:16]} {Blob.of(aggregator.weights.tobytes()).digest[:16]}"
@@ -157,16 +161,15 @@ def same(a: Weights, b: Weights) -> bool:
     return a.tobytes() == b.tobytes()
 
 
-def takers(journal: Journal) -> Iterator[tuple[Task, list[str]]]:
-    """Yield each round that made a model, and the devices that it says it counted."""
+def takers(journal: Journal) -> Iterator[tuple[Task, list[tuple[str, int]]]]:
+    """Yield each round that made a model, and the devices that it says it counted, with the round each trained for."""
     for (number,) in journal._run("SELECT round FROM rounds WHERE state = 'closed' ORDER BY round"):
         task = journal._task(f"SELECT task FROM rounds WHERE round = {number}")
         assert task is not None
-        rows = journal._run("SELECT device FROM updates WHERE round = ? ORDER BY device", number)
-        yield task, [device for (device,) in rows]
+        yield task, journal._run("SELECT device, task FROM updates WHERE round = ? ORDER BY device", number)
 
 
-def expected(scene: Scene, closed: Iterator[tuple[Task, list[str]]]) -> Weights:
+def expected(scene: Scene, closed: Iterator[tuple[Task, list[tuple[str, int]]]]) -> Weights:
     """The model after rounds with these devices, in integers that have no end."""
     model = scene.weights()
     with TemporaryDirectory(dir=RAM if RAM.is_dir() else None) as folder:
@@ -178,10 +181,14 @@ def expected(scene: Scene, closed: Iterator[tuple[Task, list[str]]]) -> Weights:
                 raise Broken(f"round {task.round} did not start from the model of the round before")
             if not devices:
                 raise Broken(f"round {task.round} made a model of nothing")
-            updates = [learned(scene, plain, device, path) for device in devices]
+            if any(not 0 <= task.round - number <= scene.rounds.staleness for _, number in devices):
+                raise Broken(f"round {task.round} counted what is too old: {devices}")
+            updates = [learned(scene, replace(plain, round=number), device, path) for device, number in devices]
             total = np.zeros(scene.parameters, object)
             for update in updates:
                 delta = grow(update.codec, update.delta, scene.parameters).astype(np.float64)
+                if behind := task.round - update.round:
+                    delta = (delta / (1 + behind) ** 0.5).astype(np.float32).astype(np.float64)
                 total = total + np.array([round(x * 2**30) for x in delta], object) * update.examples
             mean = total.astype(np.float64) / (sum(update.examples for update in updates) * 2**30)
             model = (model.astype(np.float64) + mean).astype(np.float32)
@@ -211,11 +218,13 @@ def play(scene: Scene) -> Iterator[Play]:
 def verdict(seed: int) -> tuple[int, str, bool]:
     """Play a seed and return its number, what is to be said of it, and whether all held."""
     logging.disable(logging.CRITICAL)
-    with play(Scene.of(seed)) as found:
-        try:
+    try:
+        with play(Scene.of(seed)) as found:
             return seed, found.check(), True
-        except Broken as error:
-            return seed, str(error), False
+    except Broken as error:
+        return seed, str(error), False
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ import pytest
 from faults.seeds import Scene, verdict
 from processes import ROOT, environment
 
+from fedfleet.cloud import rounds
 from fedfleet.cloud.rounds import Round
 from fedfleet.wire.messages import Receipt
 
@@ -49,6 +50,13 @@ def test_a_round_that_outlasts_its_deadline_is_found(monkeypatch: pytest.MonkeyP
     ended = Round.verdict
     monkeypatch.setattr(Round, "verdict", lambda self, elapsed: ended(self, elapsed / 1.5))
     assert any("its deadline is" in said for _, said, good in map(verdict, range(4)) if not good)
+
+
+def test_an_old_update_that_counts_in_full_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "discounted", lambda delta, behind: delta)
+    late = [seed for seed in range(60) if Scene.of(seed).rounds.staleness]
+    assert len(late) > 5
+    assert not all(good for _, _, good in map(verdict, late[:8]))
 
 
 def test_a_scene_has_somebody_to_learn_from() -> None:

@@ -128,6 +128,7 @@ def test_the_first_round_is_the_weighted_mean_of_what_each_device_learned(small:
         ({"devices": 5001, "engine": "virtual"}, "devices must be 1 to 5000 with the engine virtual"),
         ({"faults": "storm"}, "faults are made by the engine virtual alone: --engine virtual"),
         ({"faults": "gale", "engine": "virtual"}, "unknown faults 'gale'"),
+        ({"strategy": "median", "rounds": Rounds(buffer=2, staleness=1)}, "go into a mean alone, not median"),
         ({"rounds": Rounds(quorum=9)}, "quorum of 9 cannot be reached by 3 devices"),
     ],
 )

@@ -71,6 +71,10 @@ def simulate(
     ] = "",
     batch: Annotated[int, typer.Option(help="Examples in a training step.")] = 16,
     share: Annotated[float, typer.Option(help="Share of the fleet that a round calls.")] = 1.0,
+    buffer: Annotated[
+        int, typer.Option(help="Asynchronous: a round ends with so many updates, whoever is slow. 0: with all.")
+    ] = 0,
+    staleness: Annotated[int, typer.Option(help="How many rounds late an update may be and still count.")] = 0,
     deadline: Annotated[float, typer.Option(help="Seconds after which a round ends without the late.")] = 120.0,
     holdout: Annotated[
         float, typer.Option(help="Share of its examples that each device holds back, and evaluates every model on.")
@@ -99,7 +103,15 @@ def simulate(
             local=tuple(local or ()),
             batch=batch,
             seed=seed,
-            rounds=Rounds(total=rounds, devices=devices, share=share, deadline=deadline, downlink=downlink),
+            rounds=Rounds(
+                total=rounds,
+                devices=devices,
+                share=share,
+                deadline=deadline,
+                downlink=downlink,
+                buffer=buffer,
+                staleness=staleness,
+            ),
             baselines=engine != "virtual" or devices <= ALONE,
             plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=momentum, codec=codec, holdout=holdout),
         )

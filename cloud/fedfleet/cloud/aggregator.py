@@ -125,7 +125,7 @@ class Aggregator:
         """Return the number of the round, how many devices it has called, and how many of them have reported."""
         if self._round is None:
             return self._last_round, 0, 0
-        return self._round.task.round, len(self._round.called), len(self._round.counted)
+        return self._round.task.round, len(self._round.called), self._round.reported
 
     def retire(self) -> None:
         """Clear the task, and what it named, if the federation is over, so that no device trains for nothing.
@@ -193,14 +193,15 @@ class Aggregator:
         else:
             round_.lose(device)
 
-    def _begin(self) -> None:
+    def _begin(self, before: Intake | None = None) -> None:
+        """Begin a round, or go on with the one that the journal left open; `before` is the intake of the last."""
         task = self._open_task()
         if task is None:
             task = self._next_task()
             self._journal.open_round(task, self._federation.name)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
         self._round = self._resume(task)
-        self._intake = Intake(self._round, self._bus, self._topics, self._journal, self._clock)
+        self._intake = Intake(self._round, self._bus, self._topics, self._journal, self._clock, before)
         self._last_round = task.round
         for blob in task.moving:
             self._outbox.put(blob)
@@ -226,7 +227,8 @@ class Aggregator:
         seed, needs, deadline = self._federation.seed, options.needs, options.deadline
         task = Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
         every = self._federation.evaluation.every
-        return replace(task, evaluate=every > 0 and self._journal.closed_rounds() % every == 0)
+        evaluate = every > 0 and self._journal.closed_rounds() % every == 0
+        return replace(task, evaluate=evaluate, staleness=options.staleness)
 
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""
@@ -241,9 +243,15 @@ class Aggregator:
         """Return the round of `task` with whatever the journal has counted for it."""
         values, quorum = self._federation.strategy.values(self.weights.size), self._federation.quorum
         aggregate = self._federation.strategy.aggregate(values)
-        full, grace = target(self._federation.rounds, quorum), self._federation.rounds.grace
-        fits = partial(self.presence.fits, needs=task.needs)
-        found = Round(task, values, aggregate, quorum, (), target=full, grace=grace, fits=fits)
+        oldest = max(self._journal.lineage(0)[0], task.round - task.staleness)
+        found = Round(
+            task, values, aggregate, quorum, (),
+            target=target(self._federation.rounds, quorum),
+            grace=self._federation.rounds.grace,
+            fits=partial(self.presence.fits, needs=task.needs),
+            oldest=oldest,
+            earlier=self._journal.counted(oldest, task.round),
+        )  # fmt: skip
         for device in self.presence.devices:
             self._seat(found, device)
         for update in self._journal.updates(task.round):
@@ -262,11 +270,11 @@ class Aggregator:
         else:
             self._abandon(round_.task.round, verdict.reason)
         self._superseded += round_.task.moving
-        self._round = self._intake = None
+        ended, self._round, self._intake = self._intake, None, None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
         record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before)
         if not self.done:
-            self._begin()  # first the devices' work, then our own
+            self._begin(ended)  # first the devices' work, then our own
         central, found = self._evaluate is not None, self._scored(record)
         self._report(judged(self._journal.folder, found, self._federation.evaluation, central=central))
 

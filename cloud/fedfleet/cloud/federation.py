@@ -107,7 +107,7 @@ def recorded(
     round_: Round, verdict: Verdict, seconds: float, bytes_up: int, weights: Weights, refused: int = 0
 ) -> RoundRecord:
     """Return what is to be remembered of a round that is over; `weights` are the model after it."""
-    updates = round_.counted.values()
+    updates = [*round_.counted.values(), *round_.stale.values()]
     examples = sum(update.examples for update in updates)
     loss = sum(_metric(update, "loss") * update.examples for update in updates) / max(examples, 1)
     return RoundRecord(
@@ -116,7 +116,7 @@ def recorded(
         reason=verdict.reason,
         called=len(round_.called),
         reported=len(updates),
-        late=len(round_.called) - len(updates),
+        late=len(round_.called) - len(round_.counted),
         examples=examples,
         train_loss=loss,
         bytes_up=bytes_up,

@@ -225,7 +225,8 @@ def _underway(database: sqlite3.Connection) -> tuple[Task | None, set[str]]:
     if not rows:
         return None, set()
     task = build(Task, json.loads(rows[0][0]), strict=False)
-    return task, {row[0] for row in database.execute("SELECT device FROM updates WHERE round = ?", (task.round,))}
+    query = "SELECT device FROM updates WHERE round = ? AND task = round"
+    return task, {row[0] for row in database.execute(query, (task.round,))}
 
 
 def _part(name: str, status: dict[str, Any], task: Task | None, counted: set[str], declined: int) -> str:

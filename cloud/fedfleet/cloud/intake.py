@@ -21,14 +21,25 @@ log = logging.getLogger("fedfleet.aggregator")
 class Intake:
     """One round's: frames of devices in, receipts out. `bytes` counts what has come, `refused` the updates refused."""
 
-    def __init__(self, round_: Round, bus: Bus, topics: Topics, journal: Journal, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        round_: Round,
+        bus: Bus,
+        topics: Topics,
+        journal: Journal,
+        clock: Callable[[], float],
+        before: Intake | None = None,
+    ) -> None:
+        """Go on where the round `before` ended, if this one still takes its updates."""
         self.bytes = 0
         self.refused = 0
         self._round = round_
         self._bus = bus
         self._topics = topics
         self._journal = journal
-        self._inbox = Inbox(round_.task.plan.codec, round_.parameters, clock)
+        goes_on = before and round_.task.staleness and before._round.task.plan == round_.task.plan
+        fresh = Inbox(round_.task.plan.codec, round_.parameters, clock)
+        self._inbox: Inbox = before._inbox if before and goes_on else fresh
         self._whole: list[Update] = []
 
     def take(self, device: str, delivery: Delivery) -> None:
@@ -53,10 +64,10 @@ class Intake:
         whole, self._whole = self._whole, []
         receipts, fresh = [], []
         for update in whole:
-            before = len(self._round.counted)
+            before = self._round.reported
             receipts.append((update.device, self._round.take(update)))
-            fresh += [update] * (len(self._round.counted) - before)
-        self._journal.count(*fresh)
+            fresh += [update] * (self._round.reported - before)
+        self._journal.count(*fresh, into=self._round.task.round)
         for device, receipt in [*receipts, *self._inbox.requests()]:
             self._say(device, receipt)
 

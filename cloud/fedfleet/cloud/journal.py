@@ -27,7 +27,7 @@ from fedfleet.wire.record import build, plain
 HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
 KEPT = 3
 MADE = "state IN ('closed', 'rolled back')"
-ABANDONED = "SELECT round FROM rounds WHERE state = 'abandoned'"
+BEFORE = f"coalesce((SELECT max(round) FROM rounds WHERE round < ?1 AND {MADE}), 0)"
 OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
 
 
@@ -77,25 +77,26 @@ class Journal:
         self._run(f"INSERT INTO rounds ({columns}) VALUES (?, ?, ?, 'open', {schema.NOW})", *row)
         self.blobs.unnamed.clear()
 
-    def count(self, *updates: Update) -> None:
-        """Note counted updates of one round; all of them are synced, in one go, when this returns. Raises StoreError.
+    def count(self, *updates: Update, into: int = 0) -> None:
+        """Note updates that count in the round `into`, or in their own; all are synced, in one go, when this returns.
 
         Their differences stand one behind the other in a file of the round; what a crash left behind the last one that
-        the database knows is written over.
+        the database knows is written over. Raises StoreError.
         """
         if not updates:
             return
-        round_ = updates[0].round
+        round_ = into or updates[0].round
         ((start,),) = self._run("SELECT coalesce(max(start + size), 0) FROM updates WHERE round = ?", round_)
         rows = []
         for update in updates:
             size, digest = len(update.delta), hashlib.sha256(update.delta).hexdigest()
             metrics = json.dumps(update.metrics)
-            rows.append((round_, update.device, update.examples, update.codec, start, size, digest, metrics))
+            told = update.device, update.examples, update.codec
+            rows.append((round_, *told, start, size, digest, metrics, update.round))
             start += size
         files.put(self._deltas(round_), rows[0][4], b"".join(update.delta for update in updates))
         with self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
         """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
@@ -188,20 +189,26 @@ class Journal:
         return self._task(f"SELECT task FROM rounds WHERE {ended} ORDER BY round DESC LIMIT 1")
 
     def updates(self, round_: int) -> Iterator[Update]:
-        """Yield the updates that `round_` has counted, in the order of device ids."""
-        query = "SELECT device, examples, codec, start, size, delta, metrics FROM updates WHERE round = ?"
-        for device, examples, codec, start, size, digest, metrics in self._run(f"{query} ORDER BY device", round_):
+        """Yield the updates that `round_` has counted, in the order of device ids, of each the older ones first."""
+        query = "SELECT device, examples, codec, start, size, delta, metrics, task FROM updates WHERE round = ?"
+        rows = self._run(f"{query} ORDER BY device, task", round_)
+        for device, examples, codec, start, size, digest, metrics, task in rows:
             data = self._delta(round_, start, size)
             if hashlib.sha256(data).hexdigest() != digest:
                 raise StoreError(f"{self._deltas(round_)} is missing or damaged; restore a backup")
-            yield Update(round_, device, examples, codec, data, json.loads(metrics))
+            yield Update(task, device, examples, codec, data, json.loads(metrics))
+
+    def counted(self, oldest: int, before: int) -> set[tuple[int, str]]:
+        """Return whose updates, and for the tasks of which rounds from `oldest` on, count in rounds below `before`."""
+        query = "SELECT task, device FROM updates WHERE round >= ? AND round < ? AND task >= ?"
+        return set(self._run(query, oldest, before, oldest))
 
     def tidy(self) -> None:
         """Remove the files that no round needs any more, whoever left them behind. Raises StoreError.
 
-        Of the updates of an abandoned round, and of those that an older model was made of, it stays who sent them and
-        how many examples they had. All in one transaction, so that no other process gives a name to a model
-        while it is removed; a round forgets its names last, in case we are cut off.
+        Of the updates that an older model was made of, and of those of the rounds before it that were abandoned, it
+        stays who sent them and how many examples they had. All in one transaction, so that no other process gives a
+        name to a model while it is removed; a round forgets its names last, in case we are cut off.
         """
         with self._transaction():
             rows = self._run("SELECT round, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC")
@@ -214,8 +221,8 @@ class Journal:
             sweep(self._updates, {str(number) for (number,) in self._run(OPEN_ROUND)})
             for number in (row[0] for row in rows if row not in kept):
                 self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
-                self._run("UPDATE updates SET delta = '', metrics = '{}' WHERE round = ?", number)
-            self._run(f"UPDATE updates SET delta = '', metrics = '{{}}' WHERE delta > '' AND round IN ({ABANDONED})")
+                forget = "UPDATE updates SET delta = '', metrics = '{}'"
+                self._run(f"{forget} WHERE round <= ?1 AND round > {BEFORE}", number)
 
     def close(self) -> None:
         """Let go of the folder."""

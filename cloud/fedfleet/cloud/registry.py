@@ -173,7 +173,8 @@ def _kept(version: Version, among: list[Version]) -> Version:
 def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
     contributors: dict[int, dict[str, int]] = {}
     for number, device, examples in database.execute("SELECT round, device, examples FROM updates ORDER BY device"):
-        contributors.setdefault(number, {})[device] = examples
+        made = contributors.setdefault(number, {})
+        made[device] = made.get(device, 0) + examples
     names: dict[int, list[str]] = {}
     for name, number in database.execute("SELECT name, round FROM marks ORDER BY name"):
         names.setdefault(number, []).append(name)

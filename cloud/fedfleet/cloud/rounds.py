@@ -1,7 +1,8 @@
 """One round as a pure state machine: events in, answers out, no I/O and no clock, so that its rules are plain to test.
 
-Rules. A device takes part if it is present and the task calls it. An update counts once, and only for this round. The
-round closes when nobody is left to wait for; or once it has the updates that were wanted, after some grace for those on
+Rules. A device takes part if it is present and the task calls it. An update counts once, and only for this round; or,
+where the task allows for some staleness, in the first round that it comes to, for less the older it is. The round
+closes when nobody is left to wait for; or once it has the updates that were wanted, after some grace for those on
 their way; or at its deadline if a quorum has reported. Below quorum at the deadline it is abandoned. Why it waits can
 always be asked.
 """
@@ -9,11 +10,11 @@ always be asked.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from fedfleet.cloud.sums import Aggregate, Told
+from fedfleet.cloud.sums import Aggregate, Told, discounted
 from fedfleet.wire.codecs import grow
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.messages import Receipt, Task, Update, seen
@@ -49,26 +50,37 @@ class Round:
         target: int = 0,
         grace: float = 0.0,
         fits: Callable[[str], bool] = lambda _: True,
+        oldest: int = 1,
+        earlier: Collection[tuple[int, str]] = (),
     ) -> None:
         """Call those of the devices `present` that `task` calls; at least `quorum` of them must report.
 
         `parameters` is how many values an update has. With `target` above 0 so many updates suffice, and those of the
-        next `grace` seconds. `fits` tells whether a device has what the task needs.
+        next `grace` seconds. `fits` tells whether a device has what the task needs. Updates of rounds before `oldest`
+        do not count, however much staleness the task allows for; those in `earlier` have been counted before.
         """
         self.task = task
         self.aggregate = aggregate
         self.quorum = quorum
         self.called: set[str] = set()
         self.counted: dict[str, Counted] = {}
+        self.stale: dict[tuple[int, str], Counted] = {}  # of earlier rounds, by round and device
         self.parameters = parameters
         self.declined: dict[str, str] = {}
         self.target = target
         self.grace = grace
         self._fits = fits
+        self._oldest = max(oldest, task.round - task.staleness)
+        self._earlier = frozenset(earlier)
         self._full = math.inf  # seconds after which the round had what was wanted
         self._waiting: set[str] = set()
         for device in present:
             self.join(device)
+
+    @property
+    def reported(self) -> int:
+        """How many updates are in the aggregate."""
+        return len(self.counted) + len(self.stale)
 
     def join(self, device: str) -> None:
         """A device is there, from the start or later: the retained task has called it all the same."""
@@ -98,16 +110,16 @@ class Round:
             return receipt
         try:
             delta = grow(update.codec, update.delta, self.parameters)
+            if behind := self.task.round - update.round:
+                delta = discounted(delta, behind)
             self.aggregate.add(delta, update.examples, Told(self.task.plan, update.metrics))
         except StoreError:
             raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:
-            self.decline(update.device, str(error))
+            if update.round == self.task.round:
+                self.decline(update.device, str(error))
             return _refused(update.round, str(error))
-        self.called.add(update.device)
-        self.counted[update.device] = Counted(update.examples, update.metrics)
-        self._waiting.discard(update.device)
-        self.declined.pop(update.device, None)
+        self._count(update)
         return Receipt(update.round, "counted")
 
     def foresee(self, device: str, number: int) -> Receipt | None:
@@ -119,12 +131,14 @@ class Round:
 
     def verdict(self, elapsed: float) -> Verdict:
         """Whether the round is over, `elapsed` seconds after its task was published."""
-        have, others = len(self.counted), self._others()
+        have, others = self.reported, self._others()
         if have >= self.quorum and not self._waiting:
-            return Verdict("closed", f"all {have} present devices that were called have reported{others}")
+            late = f", and {len(self.stale)} of earlier rounds" if self.stale else ""
+            all_ = f"all {len(self.counted)} present devices that were called have reported"
+            return Verdict("closed", f"{all_}{late}{others}")
         if self.target and have >= max(self.target, self.quorum):
             self._full = min(self._full, elapsed)
-        turnout = f"{have} of {len(self.called)} reported"
+        turnout = f"{self._turnout()} reported"
         if elapsed >= self._full + self.grace:
             return Verdict("closed", f"{turnout}, {self.target} were wanted{others}")
         if elapsed < self.task.deadline:
@@ -143,13 +157,30 @@ class Round:
     def _calls(self, device: str) -> bool:
         return self.task.calls(device) and self._fits(device)
 
+    def _count(self, update: Update) -> None:
+        """Note an update that is in the aggregate. Who sent an old one is still waited for: the task calls it too."""
+        device, noted = update.device, Counted(update.examples, update.metrics)
+        self.called.add(device)
+        if update.round != self.task.round:
+            self.stale[update.round, device] = noted
+            return
+        self.counted[device] = noted
+        self._waiting.discard(device)
+        self.declined.pop(device, None)
+
     def _settled(self, device: str, number: int) -> Receipt | None:
         """What is to be said of an update by its round, the device's turn, and what was counted before."""
-        if number != self.task.round:
+        if (number, device) in self._earlier or (number, device) in self.stale:
+            return Receipt(number, "counted")
+        if not self._oldest <= number <= self.task.round:
             return _refused(number, f"round {number} is over, the task is round {self.task.round}")
         if not self.task.calls(device):
             return _refused(number, "the task does not call this device")
-        return Receipt(number, "counted") if device in self.counted else None
+        return Receipt(number, "counted") if number == self.task.round and device in self.counted else None
+
+    def _turnout(self) -> str:
+        late = f" and {len(self.stale)} of earlier rounds" if self.stale else ""
+        return f"{len(self.counted)} of {len(self.called)}{late}"
 
     def _open(self, have: int) -> str:
         wanted = f", {self.target} wanted" if self.target else ""

@@ -18,7 +18,7 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 DATABASE = "journal.sqlite"
-VERSION = 5
+VERSION = 6
 LOCK = "lock"
 LOOKS, LOOK = 5, 0.02  # how often a lock that is held is tried again, and after how many seconds
 PATIENCE = 10.0  # seconds for which a write waits for that of another process
@@ -55,7 +55,17 @@ JUDGED = """
 ALTER TABLE rounds ADD COLUMN federated TEXT NOT NULL DEFAULT 'null';
 ALTER TABLE rounds ADD COLUMN gate TEXT NOT NULL DEFAULT '';
 """
-STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET), 4: (5, JUDGED)}
+STALE = """
+ALTER TABLE updates RENAME TO before_stale;
+CREATE TABLE updates (
+    round INTEGER NOT NULL, device TEXT NOT NULL, examples INTEGER NOT NULL, codec TEXT NOT NULL,
+    start INTEGER NOT NULL, size INTEGER NOT NULL, delta TEXT NOT NULL, metrics TEXT NOT NULL,
+    task INTEGER NOT NULL, PRIMARY KEY (round, device, task)
+) STRICT;
+INSERT INTO updates SELECT *, round FROM before_stale;
+DROP TABLE before_stale;
+"""
+STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET), 4: (5, JUDGED), 5: (6, STALE)}
 """From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
 
 

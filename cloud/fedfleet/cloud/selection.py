@@ -32,9 +32,10 @@ def window(rounds: Rounds, quorum: int, before: Task | None, fit: Collection[str
 
 def wanted(rounds: Rounds, quorum: int) -> int:
     """Return how many devices are to be called for the updates that `rounds` want; 0 where they want all they get."""
-    return math.ceil(round(target(rounds, quorum) * rounds.over, 6))
+    return math.ceil(round(target(rounds, quorum) * rounds.over, 6)) if rounds.cohort else 0
 
 
 def target(rounds: Rounds, quorum: int) -> int:
     """Return with how many updates a round is full, no fewer than its quorum; 0 where it takes all that come."""
-    return max(rounds.cohort, quorum) if rounds.cohort else 0
+    full = rounds.cohort or rounds.buffer
+    return max(full, quorum) if full else 0

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.wire.calling import Needs
 from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
@@ -26,7 +26,9 @@ class Rounds:
 
     A round calls a `share` of the fleet and closes when all that were called have reported; or, where `cohort` is above
     0, it calls `over` times as many devices and closes `grace` seconds after so many updates. In any case it closes
-    after `deadline` seconds if at least `quorum` have reported. `downlink` is the codec by which devices that have the
+    after `deadline` seconds if at least `quorum` have reported. With a `buffer` above 0 it calls all and closes when it
+    has so many updates (FedBuff; Nguyen et al. 2022); those for the last `staleness` rounds count in it as well, for
+    less. `downlink` is the codec by which devices that have the
     last weights get the next ones; all get them whole without.
     """
 
@@ -41,6 +43,8 @@ class Rounds:
     grace: float = 0.0
     tags: tuple[str, ...] = ()
     memory_mib: int = 0
+    buffer: int = 0
+    staleness: int = 0
 
     def __post_init__(self) -> None:
         require(self.total >= 1, "total must be at least 1")
@@ -53,6 +57,12 @@ class Rounds:
         require(not self.cohort or self.quorum <= self.cohort, "quorum must be at most cohort, at which a round closes")
         require(1 <= self.over <= 100, "over must be 1 to 100 times the cohort")
         require(0 <= self.grace < self.deadline, "grace must be at least 0 seconds and below the deadline")
+        require(self.buffer >= 0, "buffer must be 0, for synchronous rounds, or a number of updates")
+        require(not self.buffer or not self.cohort, "cohort and buffer both say when a round is full: set one of them")
+        require(not self.buffer or self.share == 1, "a buffer takes updates of all: leave out share")
+        require(not self.buffer or self.quorum <= self.buffer, "quorum must be at most buffer, at which a round closes")
+        require(self.staleness >= 0, "staleness must be 0, or a number of rounds")
+        require(bool(self.buffer) or not self.staleness, "staleness is of no use without buffer")
         unused = self.over != OVER or self.grace > 0
         require(bool(self.cohort) or not unused, "over and grace are of no use without cohort")
         _ = self.needs
@@ -126,6 +136,7 @@ def load_aggregator(path: Path) -> AggregatorSettings:
     for key, known, value in (
         ("strategy", strategy, settings.strategy),
         ("strategy", lambda name: strategy(name).plan(settings.plan), settings.strategy),
+        ("rounds.staleness", lambda name: outdated(name, settings.rounds.staleness), settings.strategy),
         ("plan.codec", codec, settings.plan.codec),
         ("rounds.downlink", codec, settings.rounds.downlink or "float32"),
     ):

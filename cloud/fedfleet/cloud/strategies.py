@@ -19,7 +19,7 @@ from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
 
-__all__ = ["ALGORITHMS", "Strategy", "strategy"]
+__all__ = ["ALGORITHMS", "Strategy", "outdated", "strategy"]
 
 RATE = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 
@@ -28,7 +28,8 @@ class Strategy(NamedTuple):
     """A federated algorithm: the plan it gives devices, an empty aggregate for updates of so many values, the step.
 
     `least` is how many updates the aggregate must have before there is a value: no round closes with fewer. `plan`
-    raises SettingsError where the owner's does not go with it. `control` is that of `Algorithm`.
+    raises SettingsError where the owner's does not go with it. `control` is that of `Algorithm`. `mean`: updates are
+    combined by their mean, no other way.
     """
 
     plan: Callable[[Plan], Plan]
@@ -36,6 +37,7 @@ class Strategy(NamedTuple):
     server: ServerOptimizer
     least: int = 1
     control: Callable[[Moments, int], Weights] | None = None
+    mean: bool = False
 
     def values(self, parameters: int) -> int:
         """Return how many values an update of `parameters` weights has."""
@@ -57,7 +59,15 @@ def strategy(name: str) -> Strategy:
             f"strategy {name[:32]!r}: {second[:32]} combines updates in its own way; leave out {first}+"
         )
     combine = rule(first) if first else found.combine(number) if found.combine else mean()
-    return Strategy(found.plan, combine.aggregate, found.server(number), combine.least, found.control)
+    plain = not first and not found.combine
+    return Strategy(found.plan, combine.aggregate, found.server(number), combine.least, found.control, plain)
+
+
+def outdated(name: str, staleness: int) -> None:
+    """Raise SettingsError unless updates may be up to `staleness` rounds old with the strategy called `name`."""
+    if staleness and not strategy(name).mean:
+        known = ", ".join(name for name, found in ALGORITHMS.items() if not found.combine)
+        raise SettingsError(f"updates of earlier rounds go into a mean alone, not {name[:32]}: choose one of {known}")
 
 
 def algorithm(name: str) -> str:

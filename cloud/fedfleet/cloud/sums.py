@@ -5,6 +5,7 @@ Arrival order, duplicates, shards and restarts cannot change the result; tests c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -116,6 +117,15 @@ class Mean:
                 f"weights move by too much to be summed exactly: {self.bound + share} of {HEADROOM} "
                 "(examples times largest change); lower the learning rate"
             )
+
+
+def discounted(delta: Weights, behind: int) -> Weights:
+    """Return `delta`, which is `behind` rounds old, times 1 / sqrt(1 + behind) (Nguyen et al. 2022, section 5).
+
+    It is float32 again and no longer than it was, so that its sum is exact, and HEADROOM what it is without. The mean
+    still divides by all examples: what is old moves the model less, and is not made up for by what is new.
+    """
+    return (delta.astype(np.float64) / math.sqrt(1 + behind)).astype(np.float32)
 
 
 @dataclass

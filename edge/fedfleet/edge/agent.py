@@ -2,7 +2,8 @@
 
 One thread, no clock of its own, nothing heavier than the standard library: `step` handles what has arrived and does
 the next piece of work, so that a simulation can drive a thousand of them. A newer task supersedes whatever is going
-on. Crash-only: what must survive is in `State` before anything is sent, and a disk that refuses is waited out.
+on, unless that still counts by the newer one's `staleness`. Crash-only: what must survive is in `State` before
+anything is sent, and a disk that refuses is waited out.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Agent:
         self._ability = ability
         self._held_as = ("", bus.connections)
         self._task: Task | None = None
+        self._begun: Task | None = None  # what is being trained, though a newer task may have come
         self._fetcher = Fetcher(device, topics, bus, state.blobs, clock)
         self._uploader = Uploader(device, topics, bus, state.spool, clock)
         self._resting = (0.0, 0.0)  # until when, and how long
@@ -89,7 +91,7 @@ class Agent:
         """
         if self._task is None:
             return math.inf
-        over = self._task.round <= self._state.round
+        over = self._task.round <= self._state.round or self._late(self._task)
         return max(self._resting[0], self._uploader.due() if over else self._fetcher.due())
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -107,12 +109,16 @@ class Agent:
 
     def _advance(self, task: Task) -> None:
         """Do the next piece of work for `task`. Raises StoreError, FrameError."""
-        if task.round <= self._state.round:
+        late = self._late(task)
+        if late or task.round <= self._state.round:
             try:
-                self._uploader.step(task.round)
+                self._uploader.step(late or task.round)
             except Rotten:
-                log.warning("round %d: the spooled update cannot be read; training once more", task.round)
-                self._state.finish(task.round - 1)
+                log.warning("round %d: the spooled update cannot be read; training once more", late or task.round)
+                self._state.finish((late or task.round) - 1)
+        elif self._begun is not None and self._begun is not task and counts(self._begun, task):
+            if not self._hold().state:
+                self._work(self._begun)
         elif not task.calls(self.device, self._ability):
             self._drop(task)
             self._state.finish(task.round)
@@ -144,7 +150,8 @@ class Agent:
         anew, self._task = self._task is None and task.round < self._state.round, task
         log.info("round %d: %s", task.round, "called" if task.calls(self.device, self._ability) else "not called")
         self._fetcher.cancel()
-        self._uploader.fresh()
+        if not self._late(task):  # else what was said of the update still holds
+            self._uploader.fresh()
         self._resting = (0.0, 0.0)
         if anew:
             # What is retained is the newest there is, so the fleet's rounds have been begun anew, below our memory.
@@ -159,16 +166,19 @@ class Agent:
             self._drop(task)
             self._state.finish(task.round)
             return
+        self._begun = task
         try:
             update = self._trainer.train(task, program, weights, self._superseded(task))
         except StoreError:
             raise
         except FedfleetError as error:
+            self._begun = None
             if not self._stopping():  # who ends us may have ended the training process as well: no fault of the task
                 self._decline(task, error)
             return
         if update is None:
             return
+        self._begun = None
         down = self._bus.received - self._counted_down
         self._drop(task)
         counts = {"down": float(down), "dropped": float(self._dropped)}
@@ -201,9 +211,17 @@ class Agent:
         def stop() -> bool:
             for delivery in self._bus.deliveries(0):
                 self._handle(delivery)
-            return self._held().memory or self._task is not task or self._stopping()
+            if self._held().memory or not counts(task, self._task) or self._stopping():
+                self._begun = None  # what is begun again is better begun with the newest
+                return True
+            return False
 
         return stop
+
+    def _late(self, task: Task) -> int:
+        """The round of an update that was spooled before `task` came and may still count by it, else 0."""
+        spooled = self._state.spool.round() if task.staleness else 0
+        return spooled if spooled and 0 < task.round - spooled <= task.staleness else 0
 
     def _held(self) -> Hold:
         """What the device's guards say: told at each change, and again over a new link, whose birth says `ready`."""
@@ -236,7 +254,7 @@ class Agent:
         self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=declined, reason=seen(str(error))))
 
     def _take_receipt(self, receipt: Receipt) -> None:
-        if self._task is None or receipt.round != self._task.round:
+        if self._task is None or receipt.round != (self._late(self._task) or self._task.round):
             return
         if receipt.outcome == "missing":
             self._uploader.asked(receipt)
@@ -248,6 +266,13 @@ class Agent:
     def _say(self, status: Status) -> None:
         whole = replace(status, ability=self._ability)
         self._bus.publish(self._topics.status(self.device), encode(whole), retain=True)
+
+
+def counts(task: Task, newest: Task | None) -> bool:
+    """Whether an update for `task` may count now that `newest` is there; of equal tasks only the one that was taken."""
+    if newest is None or newest is task:
+        return newest is not None
+    return newest.train and newest.program == task.program and 0 < newest.round - task.round <= newest.staleness
 
 
 def birth(state: State, ability: Ability = UNKNOWN) -> bytes:

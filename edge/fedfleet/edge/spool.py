@@ -45,6 +45,11 @@ class Spool:
         check = hashlib.sha256(head).digest()
         files.write(self._path(update.round), b"".join((LENGTH.pack(len(head)), head, check, update.delta)))
 
+    def round(self) -> int:
+        """Return the round of the update that is spooled, 0 if there is none."""
+        names = (path.stem for path in self._folder.iterdir() if path.suffix == SUFFIX)
+        return max((int(name) for name in names if name.isdecimal()), default=0)
+
     def offer(self, round_: int) -> Offer | None:
         """Return what is to be said of the update of `round_`, None if there is none; raises Rotten, StoreError."""
         path = self._path(round_)

@@ -128,6 +128,9 @@ class Control:
 class Task:
     """One round's work for the whole fleet. A newer task supersedes all others: the last round is over.
 
+    But an update of one of the last `staleness` rounds may still count, for less (Nguyen et al. 2022): who has begun to
+    train for one of these brings that to its end, and has a receipt, before it turns to the newest.
+
     Each device decides alone whether it is called (`calls`): the task has a window of a `share` of a lap from `start`
     on, and `needs`. `seed` makes its batches reproducible; an update counts within `deadline` seconds of the task's
     publication. `patch` is a shorter way to the weights, for those who have the weights before. With a `control`, an
@@ -150,6 +153,7 @@ class Task:
     control: Control | None = None
     evaluate: bool = False
     train: bool = True
+    staleness: int = 0
 
     def __post_init__(self) -> None:
         require(1 <= self.round <= MAX_ROUND, "round must be at least 1")
@@ -157,6 +161,7 @@ class Task:
         require(0 <= self.seed <= MAX_ROUND, "seed must not be negative")
         require(self.deadline > 0, "deadline must be above 0")
         require(0 <= self.start < LAPS * LAP, "start must be 0 to 2^53 - 1")
+        require(0 <= self.staleness <= MAX_ROUND, "staleness must not be negative")
 
     @property
     def window(self) -> int:

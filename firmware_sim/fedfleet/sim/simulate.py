@@ -17,7 +17,7 @@ from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Evaluation, Rounds
-from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
 from fedfleet.sim import report
@@ -112,6 +112,7 @@ def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
     least = strategy(wanted.strategy).least
     strategy(wanted.strategy).plan(wanted.plan)
+    outdated(wanted.strategy, wanted.rounds.staleness)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
