@@ -261,6 +261,25 @@ def test_only_a_mean_takes_old_updates() -> None:
             outdated(name, 1)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_update_whose_receipt_was_lost_is_known_in_later_rounds(killed: bool) -> None:
+    with world(rounds=ASYNC, trainers={"d2": Slow("d2", 30)}) as found:
+        found.until(3)
+        if killed:
+            found.cloud_dies()
+            found.cloud_starts()
+        before = found.journal._run("SELECT round, device, task FROM updates")
+        assert (1, "d0", 1) in before
+        bus = found.hub.connect()
+        bus.subscribe(TOPICS.receipt("d0"))
+        for _ in range(2):  # one for those who are there, one for what they say
+            found.act(0)
+        bus.publish(TOPICS.update("d0"), split(Update(1, "d0", 10, "float32", bytes(4 * P)))[0])
+        found.act(0)
+        assert decode(Receipt, bus.deliveries(0)[-1].payload) == Receipt(1, "counted")
+        assert found.journal._run("SELECT round, device, task FROM updates") == before
+
+
 def test_updates_from_before_a_rollback_do_not_count_after_it() -> None:
     slow = Slow("d2", 30)
     rounds = Rounds(total=6, devices=3, deadline=DEADLINE, buffer=2, staleness=20)
