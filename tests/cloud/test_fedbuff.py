@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,8 +27,11 @@ from federations import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfleet.cloud.federated import Measure
+from fedfleet.cloud.gate import examined
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.registry import versions
 from fedfleet.cloud.rounds import Round
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import outdated
@@ -330,4 +334,19 @@ def test_the_journal_knows_who_was_counted_for_which_task(tmp_path: Path) -> Non
     assert journal.counted(3, 5) == {(3, "a"), (4, "a"), (4, "b")}
     assert journal.counted(4, 6) == {(4, "a"), (4, "b"), (5, "a")}
     assert journal.counted(5, 5) == set()
+    journal.close_round(4, b"model", b"moments")
+    (made,) = versions(tmp_path)
+    assert (made.contributors, made.examples) == ({"a": 20, "b": 10}, 30)
     journal.close()
+
+
+def test_what_devices_said_of_an_older_model_is_not_said_of_this_one(tmp_path: Path) -> None:
+    journal, found = Journal(tmp_path), fresh("a", "b")
+    found.task = replace(found.task, evaluate=True)
+    for number, device, right in ((4, "a", 1.0), (5, "b", 7.0)):
+        said = {"eval_loss": 1.0, "eval_metric": right, "eval_examples": 10.0}
+        found.take(replace(update(device, number), metrics=said))
+    said_of_it = examined(journal, found, Measure())
+    journal.close()
+    assert said_of_it is not None
+    assert (said_of_it.devices, said_of_it.scores["accuracy"]) == (1, 0.7)
