@@ -15,8 +15,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
-.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-storm bench-transport \
-	bench-aggregate bench-async bench-round format lock clean
+.PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-attacks bench-storm bench-transport \
+	bench-aggregate bench-async bench-round bench-virtual format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -85,6 +85,9 @@ bench-codecs: $(VENV)/sim.stamp ## Bytes up and what is learned with them, for e
 bench-strategies: $(VENV)/sim.stamp ## What strategies learn round by round on devices whose data differ
 	@$(BIN)/python benchmarks/strategies.py $(ARGS)
 
+bench-attacks: $(VENV)/sim.stamp ## What robust rules learn where 30 % of the devices lie, beside the plain mean
+	@$(BIN)/python benchmarks/attacks.py $(ARGS)
+
 bench-storm: $(VENV)/sim.stamp ## A broker restarts under 1,000 clients: who is back when, beside plain paho (needs mosquitto)
 	@$(BIN)/python benchmarks/storm.py $(ARGS)
 
@@ -99,6 +102,9 @@ bench-async: $(VENV)/sim.stamp ## Minutes until asynchronous rounds are as good 
 
 bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a device's memory, beside Flower (downloads 1.7 GB)
 	@$(BIN)/python benchmarks/round.py $(ARGS)
+
+bench-virtual: $(VENV)/sim.stamp ## A round of 1,000 simulated devices, beside Flower's engine (downloads 0.2 GB, minutes)
+	@$(BIN)/python benchmarks/virtual.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

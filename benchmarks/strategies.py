@@ -72,12 +72,12 @@ class Tried(NamedTuple):
         return [heads, *body]
 
 
-def simulation(data: str, strategy: str, rounds: int, seed: int) -> Simulation:
-    """The federation of one strategy on one kind of data."""
+def simulation(data: str, strategy: str, rounds: int, seed: int, model: str = "") -> Simulation:
+    """The federation of one strategy on one kind of data; `model` is FILE.py:FUNCTION, empty for the zoo's."""
     natural = data.startswith("turbofan")
     devices, split = (20, "natural") if natural else (10, "dirichlet:0.1")
     found = Rounds(total=rounds, devices=devices, deadline=3600.0)
-    options = {"engine": "loopback", "seed": seed, "rounds": found, "plan": PLAN, "baselines": False}
+    options = {"engine": "loopback", "seed": seed, "rounds": found, "plan": PLAN, "model": model, "baselines": False}
     return Simulation(data=data, strategy=strategy, devices=devices, split=split, **options)  # type: ignore[arg-type]
 
 
@@ -89,12 +89,12 @@ def learn(wanted: Simulation, folder: Path) -> tuple[str, Curve]:
     return run.facts.metric, Curve(wanted.strategy, scores, time.perf_counter() - began)
 
 
-def compare(data: str, names: Sequence[str], rounds: int, seed: int) -> Tried:
+def compare(data: str, names: Sequence[str], rounds: int, seed: int, model: str = "") -> Tried:
     """Try all strategies on one kind of data."""
     curves, metric = [], ""
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            metric, curve = learn(simulation(data, name, rounds, seed), Path(folder))
+            metric, curve = learn(simulation(data, name, rounds, seed, model), Path(folder))
             curves.append(curve)
     return Tried(data.partition(":")[0], metric, curves)
 
@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--data", action="append", metavar="DATA", help="digits (default), mnist:DIR or turbofan:DIR")
     parser.add_argument("--strategies", default=",".join(STRATEGIES), metavar="A,B", help="these; the first is the bar")
     parser.add_argument("--rounds", type=int, default=30, help="rounds with each strategy (default 30)")
+    parser.add_argument("--model", default="", metavar="FILE.py:FUNCTION", help="instead of the zoo's")
     parser.add_argument("--seed", type=int, default=0, help="of weights, split and batches (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     wanted = parser.parse_args()
@@ -114,7 +115,7 @@ def main() -> None:
         for name in names:
             check(simulation(kinds[0], name, wanted.rounds, wanted.seed))
         for data in kinds:
-            tries.append(compare(data, names, wanted.rounds, wanted.seed))
+            tries.append(compare(data, names, wanted.rounds, wanted.seed, wanted.model))
             outcome.table(tries[-1].rows())
     except FedfleetError as error:
         parser.error(str(error))
@@ -122,6 +123,7 @@ def main() -> None:
     document = {
         "method": __doc__,
         "plan": asdict(PLAN),
+        "model": wanted.model,
         "machine": outcome.machine(),
         "versions": outcome.versions("tensorflow", "keras", "numpy", *outcome.RUNTIMES),
         "data": [{**tried._asdict(), "curves": [each._asdict() for each in tried.curves]} for tried in tries],

@@ -46,6 +46,13 @@ def test_all_strategies_by_default_fit_both_fleets() -> None:
             check(simulation(data, name, 3, 0))
 
 
+def test_a_model_of_ones_own_is_trained_instead(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def build():\n    return 3\n")
+    ended = benchmark("--rounds", "1", "--strategies", "fedavg", "--model", f"{tmp_path}/mine.py:build")
+    assert ended.returncode == 2
+    assert "returned int; return a keras.Model" in ended.stderr.splitlines()[-1]
+
+
 def test_last_and_reached() -> None:
     rising = Curve("fedavg", [0.1, 0.5, 0.4, 0.6, 0.8, 0.9, 0.7, 0.9, 0.8, 0.9], 1.0)
     assert rising.last == pytest.approx(0.85)

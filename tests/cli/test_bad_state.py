@@ -37,8 +37,8 @@ def aggregate(settings: Path, room: int = 0) -> subprocess.CompletedProcess[str]
 
 
 def refused(result: subprocess.CompletedProcess[str], *texts: str) -> None:
-    """One line on stderr with `texts` in it, and exit code 2."""
-    lines = [line for line in result.stderr.splitlines() if "TensorFlow Lite" not in line]
+    """One line on stderr with `texts` in it, and exit code 2; what was logged while it ran comes before."""
+    lines = [line for line in result.stderr.splitlines() if "TensorFlow Lite" not in line and " WARNING " not in line]
     assert result.returncode == 2, result
     assert len(lines) == 1, result.stderr
     assert lines[0].startswith("fedfleet: ")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from fedfleet.cli.main import app
 from fedfleet.cloud.federated import Federated
 from fedfleet.cloud.federation import RoundRecord
-from fedfleet.cloud.gate import judged
+from fedfleet.cloud.gate import judged, note
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import programs_of
 from fedfleet.cloud.settings import Evaluation
@@ -99,6 +99,7 @@ def test_what_devices_made_of_a_model_is_shown_where_there_is_any(here: Path, mo
     judged_by = Federated(3, 2, 24, 1, {"loss": 0.5, "accuracy": 0.8125}, spread)
     record = RoundRecord(5, "closed", "", 2, 2, 0, 30, 0.5, 1, 1, 0.1, "w", 0.0, federated=judged_by)
     evaluation = Evaluation(every=1, gate="accuracy")
+    note(here / "state", judged_by)
     said = judged(here / "state", record, evaluation, central=False).gate
     assert said == "model 3 promoted: accuracy 0.8125 on devices, the first"
     rows = [[cell.strip() for cell in row.strip("│").split("│")] for row in run("model", "list", "state").splitlines()]

@@ -120,6 +120,18 @@ def test_an_aggregator_that_is_dropped_meanwhile_says_it_again(over: World, last
     assert on_devices(over) == [{PROGRAM, data}] * 3
 
 
+def test_who_goes_back_twice_leaves_one_model_on_the_broker(over: World) -> None:
+    for back in (1, 2):  # not the other way round: what the last round began from is cleared anyway
+        data = rolled_back(over, back)
+        over.play()
+        over.cloud.retire()
+        settle(over)
+        task = decode(Task, over.hub.retained[TOPICS.task])
+        assert over.blobs() == {only_name(task.program), only_name(task.weights)}
+        assert on_devices(over) == [{PROGRAM, data}] * 3
+    assert task.round == 5
+
+
 def test_a_fleet_that_has_seen_later_rounds_gets_a_later_number(over: World) -> None:
     far = Task(40, Blob.of(PROGRAM), Blob("e" * 64, 4), Plan())
     over.hub.publish(TOPICS.task, encode(far), retain=True)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from fedfleet.cloud.federated import Federated
 from fedfleet.cloud.federation import RoundRecord
-from fedfleet.cloud.gate import judged
+from fedfleet.cloud.gate import judged, note, settle
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import promote, versions
 from fedfleet.cloud.settings import Evaluation, Rounds
@@ -44,6 +44,7 @@ def play(journal: Journal, number: int, evaluation: Evaluation, score: float | N
         journal.score(number, scores)
         return judged(journal.folder, replace(CLOSED, round=number), evaluation, central=True).gate
     record = replace(CLOSED, round=number + 1, federated=Federated(number, 2, 9, 0, scores, {}))
+    note(journal.folder, Federated(number, 2, 9, 0, scores, {}))
     return judged(journal.folder, record, evaluation, central=False).gate
 
 
@@ -124,6 +125,30 @@ def test_promotion_by_hand_looks_at_devices_where_the_cloud_has_no_data(journal:
     promote(journal.folder, "1")
     with pytest.raises(SettingsError, match=r"model 2 is worse than model 1, .*: accuracy 0.8000 against 0.9000"):
         promote(journal.folder, "2")
+    journal.roll_back(1)
+    again = versions(journal.folder)[-1]
+    assert (again.round, again.origin, again.gate) == (3, 1, "")
+    assert again.federated is not None and again.federated.scores == {"accuracy": 0.9}  # they are the same weights
+    assert promote(journal.folder, "3").names == ("promoted",)
+
+
+@pytest.mark.parametrize("central", [True, False])
+def test_what_an_end_cut_off_is_decided_at_the_next_start(journal: Journal, central: bool) -> None:
+    gate, none = Evaluation("npz:held.npz", every=1, gate="accuracy"), Evaluation(every=1)
+    play(journal, 1, gate, 0.9, central=central)
+    play(journal, 2, none, 0.95, central=central)  # scored, and then the end
+    settle(journal.folder, none, central=central)
+    assert promoted(journal.folder) == [1]
+    for _ in range(2):
+        settle(journal.folder, gate, central=central)
+        assert promoted(journal.folder) == [2]
+        assert versions(journal.folder)[1].gate.startswith("promoted: accuracy 0.9500")
+    play(journal, 3, none, 0.5, central=central)
+    journal.roll_back(1)
+    settle(journal.folder, gate, central=central)  # of what a round has made; to go back is its owner's decision
+    assert [version.gate.partition(":")[0] for version in versions(journal.folder)] == [
+        "promoted", "promoted", "not promoted", ""
+    ]  # fmt: skip
 
 
 class Judging:
@@ -240,3 +265,27 @@ def test_whoever_is_killed_the_evaluation_is_the_same(schedule: list[int]) -> No
         assert [(one.of, one.devices, one.scores["accuracy"]) for one in judged_here] == [
             (version.round, 3, accuracy(version.weights)) for version in made[:-1]
         ]
+
+
+def test_what_devices_said_survives_an_end_between_closing_and_scoring() -> None:
+    ends = iter([False, True, False, True, False])
+
+    def scored(_: object) -> dict[str, float]:
+        if next(ends, False):
+            raise KeyboardInterrupt
+        return {"accuracy": 0.5}
+
+    evaluation = Evaluation("npz:held.npz", every=1, gate="accuracy")
+    with world(trainers=judges(), evaluation=evaluation, evaluate=scored) as found:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                found.play()
+            found.cloud_dies()
+            found.cloud_starts()
+        assert found.cloud.done
+        made = versions(found.folder / "cloud")
+        assert [one.federated and one.federated.scores["accuracy"] for one in made] == [
+            *(accuracy(version.weights) for version in made[:-1]), None
+        ]  # fmt: skip
+        assert found.digest == UNINTERRUPTED
+        assert (promoted(found.folder / "cloud"), {bool(version.gate) for version in made}) == ([3], {True})

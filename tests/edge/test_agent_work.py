@@ -209,12 +209,12 @@ def test_a_round_that_was_cut_off_before_it_was_spooled_is_done_again_alike(clou
 def test_a_task_that_trains_nothing_is_fetched_and_kept(cloud: Cloud, tmp_path: Path) -> None:
     unwilling = Unwilling(DataError("asked to train"))
     agent, _ = cloud.device(tmp_path)
-    cloud.task(1)
+    before = cloud.task(1)
     steps(agent, 12)
     assert cloud.heard() == [1]  # its update has not been asked for, and waits
     agent, _ = cloud.device(tmp_path, unwilling)
-    base = cloud.blob(b"base")
-    delivered = cloud.task(2, train=False, patch=Patch(base.digest, "int8", base))
+    patch = Patch(before.weights.digest, "int8", cloud.blob(b"patch"))
+    delivered = cloud.task(2, train=False, patch=patch)
     steps(agent, 12)
     state = State(tmp_path)
     assert (state.round, unwilling.asked, list((tmp_path / "spool").iterdir())) == (2, [], [])

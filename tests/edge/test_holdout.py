@@ -154,15 +154,21 @@ def test_a_sum_that_is_no_number_is_left_out(blobs: tuple[Path, Path], small: Co
     assert found["eval_examples"] == 20
 
 
-def test_it_stops_between_two_batches_of_the_evaluation(task: Task, blobs: tuple[Path, Path], stored: Path) -> None:
+def test_it_stops_between_two_batches_of_the_evaluation(
+    task: Task, blobs: tuple[Path, Path], stored: Path, small: Compiled, examples: Examples
+) -> None:
     asked: list[int] = []
 
     def stop() -> bool:
         asked.append(1)
         return len(asked) > 2
 
-    assert LocalTrainer("d1", stored).train(with_holdout(task, 0.0), *blobs, stop) is None
+    program = Program(blobs[0], small.digest)
+    program.set(small.weights)
+    assert examined(program, gathered([examples], np.arange(20), program.batch), stop) is None
     assert len(asked) == 3
+    assert LocalTrainer("d1", stored).train(with_holdout(task, 0.0), *blobs, stop) is None
+    assert len(asked) == 4
 
 
 def test_a_label_that_the_model_does_not_have_is_named_there_too(

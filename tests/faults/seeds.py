@@ -218,11 +218,13 @@ def play(scene: Scene) -> Iterator[Play]:
 def verdict(seed: int) -> tuple[int, str, bool]:
     """Play a seed and return its number, what is to be said of it, and whether all held."""
     logging.disable(logging.CRITICAL)
-    with play(Scene.of(seed)) as found:
-        try:
+    try:
+        with play(Scene.of(seed)) as found:
             return seed, found.check(), True
-        except Broken as error:
-            return seed, str(error), False
+    except Broken as error:
+        return seed, str(error), False
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def main() -> int:

@@ -56,9 +56,9 @@ def test_draws_hang_on_every_word_and_on_nothing_else() -> None:
 
 
 def test_shares_are_shares() -> None:
-    faults = Faults(sign=0.1, nan=0.2, labels=0.3)
+    faults = Faults(sign=0.1, nan=0.2, labels=0.2, reverse=0.1)
     kinds = [faults.attack(5, name) for name in NAMES]
-    for kind, share in (("sign", 0.1), ("nan", 0.2), ("labels", 0.3), ("", 0.4)):
+    for kind, share in (("sign", 0.1), ("nan", 0.2), ("labels", 0.2), ("reverse", 0.1), ("", 0.4)):
         assert kinds.count(kind) / len(NAMES) == pytest.approx(share, abs=0.04)
     assert {"scale", "free"}.isdisjoint(kinds)
 

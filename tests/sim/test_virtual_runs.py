@@ -100,7 +100,9 @@ def test_training_takes_its_time_and_is_begun_once(tmp_path: Path, task: Task) -
     assert (begun, paced.until) == ([3, 4], 140.0)
 
 
-@pytest.mark.parametrize(("kind", "factor"), [("sign", -1.0), ("scale", SCALE), ("free", 0.0), ("nan", np.nan)])
+@pytest.mark.parametrize(
+    ("kind", "factor"), [("sign", -1.0), ("scale", SCALE), ("reverse", -SCALE), ("free", 0.0), ("nan", np.nan)]
+)
 def test_an_attacker_sends_something_else(tmp_path: Path, task: Task, kind: str, factor: float) -> None:
     path = tmp_path / "weights"
     honest = SeededTrainer("d1").train(task, path, path, never)

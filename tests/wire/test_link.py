@@ -216,7 +216,7 @@ def test_what_came_at_qos_0_is_not_acknowledged() -> None:
 
 def test_what_came_by_a_lost_link_is_not_acknowledged_by_the_next() -> None:
     """Its packet id names another message there, which would be lost."""
-    acknowledged: list[bytes] = []
+    acknowledged, read = list[bytes](), threading.Event()
 
     def first(peer: Peer) -> None:
         peer.welcome()
@@ -224,6 +224,7 @@ def test_what_came_by_a_lost_link_is_not_acknowledged_by_the_next() -> None:
 
     def second(peer: Peer) -> None:
         peer.welcome()
+        read.wait(10)
         peer.send(0x32, b"\0\3t/2\0\7\0" + b"new")
         while True:
             kind, rest = peer.packet()
@@ -234,6 +235,7 @@ def test_what_came_by_a_lost_link_is_not_acknowledged_by_the_next() -> None:
         bus = MqttBus(broker, "d1", jitter=never)
         assert bus.deliveries(5) == [("t/1", b"old")]
         assert until(lambda: bus.connections == 2)
+        read.set()
         assert bus.deliveries(5) == [("t/2", b"new")]
         bus._unacknowledged.clear()  # as if the reader had died before it was done with the second one
         bus.close()

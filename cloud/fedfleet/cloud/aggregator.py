@@ -14,7 +14,7 @@ from functools import partial
 from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
-from fedfleet.cloud.gate import examined, judged
+from fedfleet.cloud.gate import examined, judged, settle
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.outbox import Outbox
@@ -24,7 +24,7 @@ from fedfleet.cloud.selection import target, window
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import Blob, Status, Task, decode, encode
+from fedfleet.wire.messages import Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
@@ -58,6 +58,7 @@ class Aggregator:
         journal.tidy()
         if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
             journal.score(number, evaluate(self.weights))
+        settle(journal.folder, federation.evaluation, central=evaluate is not None)
         over, back = journal.closed_rounds() >= federation.rounds.total, gone_back_to(journal)
         self._owed = back if over else None
         self.done = over and back is None
@@ -71,7 +72,6 @@ class Aggregator:
         self._follows = ""  # the round before and what became of it, where that was nothing
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
-        self._superseded += [Blob(back.weights, 4 * self.weights.size)] if back else []
         self.presence = Presence()
         self._outbox = Outbox(bus, topics, journal, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
@@ -164,9 +164,15 @@ class Aggregator:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
 
     def _see_task(self, payload: bytes) -> None:
-        """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again."""
+        """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again.
+
+        What that one had retained goes when our first task is there.
+        """
         if payload:
-            self._last_round = max(self._last_round, decode(Task, payload).round)
+            task = decode(Task, payload)
+            self._last_round = max(self._last_round, task.round)
+            if self._round is None and self._delivered is None:
+                self._superseded += [blob for blob in task.moving if blob not in self._superseded]
 
     def _see_status(self, device: str, payload: bytes) -> None:
         status = decode(Status, payload) if payload else None

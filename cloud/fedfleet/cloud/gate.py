@@ -1,6 +1,6 @@
 """The gate: after each round a model gets the name `promoted`, or it is said why not. Training never waits for that.
 
-All of it is in the lineage; what a round's end does not come to, since the aggregator was killed, stays undecided.
+All of it is in the lineage; what a round's end did not come to, since the aggregator was killed, its next start does.
 """
 
 from __future__ import annotations
@@ -22,30 +22,47 @@ from fedfleet.wire.record import plain
 
 
 def examined(journal: Journal, round_: Round, measure: Measure) -> Federated | None:
-    """Return what the devices of a round that is over made of the model that they began with, the newest yet."""
+    """Return what the devices of a round that is over made of the model that they began with, the newest yet.
+
+    It is in the lineage before the round is closed, so no end of this process can lose it. Raises StoreError.
+    """
     model, updates = journal.model(), round_.counted.values() if round_.task.evaluate else ()
-    return federated(updates, model.round if model else 0, measure)
+    found = federated(updates, model.round if model else 0, measure)
+    if found is not None:
+        note(journal.folder, found)
+    return found
+
+
+def note(folder: Path, found: Federated) -> None:
+    """Put what devices made of a model into its lineage. Raises StoreError."""
+    with schema.beside(folder, writes=True) as database:
+        text = json.dumps(plain(found))
+        database.execute("UPDATE rounds SET federated = ? WHERE round = ?", (text, found.of))
+
+
+def settle(folder: Path, evaluation: Evaluation, *, central: bool) -> None:
+    """Decide on the newest model that has a score, where the aggregator was ended before that. Raises StoreError."""
+    if not evaluation.gate:
+        return
+    scored = "scores != '{}'" if central else "federated != 'null'"
+    query = f"SELECT round, gate FROM rounds WHERE state = 'closed' AND {scored} ORDER BY round DESC LIMIT 1"
+    with schema.beside(folder, writes=True) as database:
+        for model, gate in database.execute(query).fetchall():
+            if not gate:
+                _decided(database, model, evaluation, central=central)
 
 
 def judged(folder: Path, record: RoundRecord, evaluation: Evaluation, *, central: bool) -> RoundRecord:
-    """Note in the journal in `folder` what devices said in a round that is over; return its record with the decision.
+    """Return the record of a round that is over with the gate's decision, which is noted in the journal in `folder`.
 
     That is of the round's own model where it was scored on the cloud's data, else of the model that devices evaluated.
     Raises StoreError.
     """
-    if record.state != "closed" or not (record.federated or evaluation.gate):
+    model = record.round if central else record.federated.of if record.federated else 0
+    if record.state != "closed" or not evaluation.gate or not model:
         return record
     with schema.beside(folder, writes=True) as database:
-        if record.federated is not None:
-            _note(database, record.federated)
-        model = record.round if central else record.federated.of if record.federated else 0
-        if not evaluation.gate or not model:
-            return record
         return replace(record, gate=_decided(database, model, evaluation, central=central))
-
-
-def _note(database: sqlite3.Connection, federated: Federated) -> None:
-    database.execute("UPDATE rounds SET federated = ? WHERE round = ?", (json.dumps(plain(federated)), federated.of))
 
 
 def _decided(database: sqlite3.Connection, model: int, evaluation: Evaluation, *, central: bool) -> str:

@@ -27,7 +27,7 @@ from fedfleet.wire.record import build, plain
 HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
 KEPT = 3
 MADE = "state IN ('closed', 'rolled back')"
-ABANDONED = "SELECT round FROM rounds WHERE state = 'abandoned'"
+BEFORE = f"coalesce((SELECT max(round) FROM rounds WHERE round < ?1 AND {MADE}), 0)"
 OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
 
 
@@ -206,9 +206,9 @@ class Journal:
     def tidy(self) -> None:
         """Remove the files that no round needs any more, whoever left them behind. Raises StoreError.
 
-        Of the updates of an abandoned round, and of those that an older model was made of, it stays who sent them and
-        how many examples they had. All in one transaction, so that no other process gives a name to a model
-        while it is removed; a round forgets its names last, in case we are cut off.
+        Of the updates that an older model was made of, and of those of the rounds before it that were abandoned, it
+        stays who sent them and how many examples they had. All in one transaction, so that no other process gives a
+        name to a model while it is removed; a round forgets its names last, in case we are cut off.
         """
         with self._transaction():
             rows = self._run("SELECT round, weights, moments FROM rounds WHERE weights IS NOT NULL ORDER BY round DESC")
@@ -221,8 +221,8 @@ class Journal:
             sweep(self._updates, {str(number) for (number,) in self._run(OPEN_ROUND)})
             for number in (row[0] for row in rows if row not in kept):
                 self._run("UPDATE rounds SET weights = NULL, moments = NULL WHERE round = ?", number)
-                self._run("UPDATE updates SET delta = '', metrics = '{}' WHERE round = ?", number)
-            self._run(f"UPDATE updates SET delta = '', metrics = '{{}}' WHERE delta > '' AND round IN ({ABANDONED})")
+                forget = "UPDATE updates SET delta = '', metrics = '{}'"
+                self._run(f"{forget} WHERE round <= ?1 AND round > {BEFORE}", number)
 
     def close(self) -> None:
         """Let go of the folder."""

@@ -42,6 +42,7 @@ class State:
     def __init__(self, folder: Path, max_spool_bytes: int = SPOOL) -> None:
         """Open `folder`, made where it is missing. Raises StoreError."""
         self.folder = folder
+        self.blobs = folder / "blobs"
         self.spool = Spool(folder / "spool", max_spool_bytes)
         try:
             for name in ("blobs", "spool", "examples"):
@@ -79,11 +80,6 @@ class State:
     def finish(self, round_: int) -> None:
         """Remember that `round_` needs no more work."""
         self._remember(Memory(round_, self._memory.boot))
-
-    @property
-    def blobs(self) -> Path:
-        """Where programs and weights are."""
-        return self.folder / "blobs"
 
     def blob(self, blob: Blob) -> Path | None:
         """Return the path of `blob` if it is here whole."""

@@ -7,12 +7,12 @@ to one receiver only, and has a number.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from fedfleet.wire import frames
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import CHUNK, MAX_ROUND, Blob, Update, open_header, require_report
-from fedfleet.wire.record import Mismatch, require
+from fedfleet.wire.record import Mismatch, plain, require
 from fedfleet.wire.topics import CHUNK_NAME, DIGEST
 
 NAME = 16  # bytes of a chunk's sha256 that name it; with these a manifest of 256 MiB fits into one chunk itself
@@ -89,7 +89,7 @@ def length(blob: Blob, index: int) -> int:
 
 def manifest(blob: Blob, names: list[str]) -> bytes:
     """Return the frame that lists the chunks of `blob`."""
-    return frames.pack({"kind": "manifest", "blob": asdict(blob)}, bytes.fromhex("".join(names)))
+    return frames.pack({"kind": "manifest", "blob": plain(blob)}, bytes.fromhex("".join(names)))
 
 
 def open_manifest(blob: Blob, frame: bytes) -> bytes:
@@ -107,12 +107,12 @@ def offer(update: Update) -> Offer:
 
 def pack_offer(offered: Offer) -> bytes:
     """Return the frame of an offer."""
-    return frames.pack({"kind": "offer", **asdict(offered)})
+    return frames.pack({"kind": "offer", **plain(offered)})
 
 
 def pack_part(offered: Offer, index: int, body: bytes) -> bytes:
     """Return the frame of one part of what was offered."""
-    return frames.pack({"kind": "part", **asdict(Part(offered.round, offered.blob.digest, index))}, body)
+    return frames.pack({"kind": "part", **plain(Part(offered.round, offered.blob.digest, index))}, body)
 
 
 def open_offer(frame: bytes) -> Offer:

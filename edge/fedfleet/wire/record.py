@@ -29,15 +29,14 @@ def build(cls: type[T], table: object, *, strict: bool, path: str = "") -> T:
     """
     if not isinstance(table, Mapping):
         raise Mismatch(f"{path or 'the top level'} must be a table, not {_kind(table)}")
-    hints = _hints(cls)  # type: ignore[arg-type]
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    if strict and (unknown := next((key for key in table if key not in fields), None)) is not None:
-        raise Mismatch(f"unknown setting {_join(path, str(unknown))}; known here: {', '.join(fields)}")
+    shape = _shape(cls)  # type: ignore[arg-type]
+    if strict and (unknown := next((key for key in table if key not in shape), None)) is not None:
+        raise Mismatch(f"unknown setting {_join(path, str(unknown))}; known here: {', '.join(shape)}")
     values = {}
-    for name, field in fields.items():
+    for name, (hint, required) in shape.items():
         if name in table:
-            values[name] = _fit(hints[name], table[name], strict, _join(path, name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            values[name] = _fit(hint, table[name], strict, _join(path, name))
+        elif required:
             raise Mismatch(f"{_join(path, name)} is missing")
     try:
         return cls(**values)
@@ -45,9 +44,9 @@ def build(cls: type[T], table: object, *, strict: bool, path: str = "") -> T:
         raise Mismatch(f"{path + ': ' if path else ''}{error}") from None
 
 
-def plain(record: object) -> dict[str, Any]:
+def plain(record: Any) -> dict[str, Any]:
     """Return a dataclass as a dict of JSON values; the inverse of `build`."""
-    return dataclasses.asdict(record)  # type: ignore[call-overload, no-any-return]
+    return {name: _plain(getattr(record, name)) for name in _shape(type(record))}  # type: ignore[arg-type]
 
 
 def require(holds: bool, text: str) -> None:
@@ -56,10 +55,36 @@ def require(holds: bool, text: str) -> None:
         raise Mismatch(text)
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return plain(value) if dataclasses.is_dataclass(value) else value
+
+
 @cache
-def _hints(cls: type) -> dict[str, Any]:
-    """The annotations of `cls`, looked up once: that takes longer than all else about a small message."""
-    return typing.get_type_hints(cls)
+def _shape(cls: type) -> dict[str, tuple[Any, bool]]:
+    """The annotation of each field of `cls`, and whether it must be given; that takes longer than a small message."""
+    hints = typing.get_type_hints(cls)
+    missing = dataclasses.MISSING
+    return {
+        field.name: (hints[field.name], field.default is missing and field.default_factory is missing)
+        for field in dataclasses.fields(cls)
+    }
+
+
+@cache
+def _taken_apart(hint: Any) -> tuple[str, Any]:
+    """What kind of annotation `hint` is, and what it says of the values inside."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType or origin is typing.Union:
+        return "optional", next(option for option in inside if option is not NONE)
+    if dataclasses.is_dataclass(hint):
+        return "record", hint
+    if origin is tuple:
+        return "tuple", inside[0]
+    return ("dict", inside[1]) if origin is dict else ("scalar", hint)
 
 
 def _join(path: str, name: str) -> str:
@@ -71,21 +96,14 @@ def _kind(value: object) -> str:
 
 
 def _fit(hint: Any, value: object, strict: bool, path: str) -> Any:
-    origin = typing.get_origin(hint)
-    if origin is types.UnionType or origin is typing.Union:
-        return _fit_optional(hint, value, strict, path)
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast("type[Any]", hint), value, strict=strict, path=path)
-    if origin is tuple:
-        return _fit_tuple(typing.get_args(hint)[0], value, strict, path)
-    if origin is dict:
-        return _fit_dict(typing.get_args(hint)[1], value, strict, path)
-    return _fit_scalar(hint, value, path)
-
-
-def _fit_optional(hint: Any, value: object, strict: bool, path: str) -> Any:
-    inner = [option for option in typing.get_args(hint) if option is not NONE]
-    return None if value is None else _fit(inner[0], value, strict, path)
+    kind, inner = _taken_apart(hint)
+    if kind == "scalar":
+        return _fit_scalar(inner, value, path)
+    if kind == "optional":
+        return None if value is None else _fit(inner, value, strict, path)
+    if kind == "record":
+        return build(inner, value, strict=strict, path=path)
+    return (_fit_tuple if kind == "tuple" else _fit_dict)(inner, value, strict, path)
 
 
 def _fit_tuple(item: Any, value: object, strict: bool, path: str) -> tuple[Any, ...]:
@@ -106,7 +124,8 @@ def _fit_scalar(hint: Any, value: object, path: str) -> Any:
             number = float(value)
         except OverflowError:
             number = math.inf
-        require(math.isfinite(number), f"{path} must be a finite number")
+        if not math.isfinite(number):
+            raise Mismatch(f"{path} must be a finite number")
         return number
     if isinstance(value, bool) is not (hint is bool) or not isinstance(value, hint):
         raise Mismatch(f"{path} must be {hint.__name__}, not {_kind(value)}")

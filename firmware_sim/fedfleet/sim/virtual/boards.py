@@ -78,8 +78,8 @@ class Attacker:
             return None
         vectors = 2 if task.control else 1
         delta = grow(update.codec, update.delta, vectors * task.weights.size // 4)
-        forged = {"sign": -delta, "scale": delta * np.float32(SCALE), "free": np.zeros_like(delta)}
-        change = forged.get(self._kind, np.full_like(delta, np.nan))
+        factor = {"sign": -1.0, "scale": SCALE, "reverse": -SCALE, "free": 0.0}.get(self._kind, np.nan)
+        change = delta * np.float32(factor)
         data = shrink(PLAIN, change, 0)
         return replace(update, codec=PLAIN, delta=data)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields, replace
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.record import Mismatch, require
 
-ATTACKS = ("sign", "scale", "nan", "free", "labels")
+ATTACKS = ("sign", "scale", "nan", "free", "labels", "reverse")
 SPEED = (0.5, 2.0)  # a device's training time, as a multiple of the average one
 SLOW = 20.0  # a straggler's
 NUMBERS = struct.Struct(">8I")
@@ -23,8 +23,8 @@ class Faults:
     the device's link breaks. Of the devices in each round: `dropout` are gone once they have begun, `straggler` take 20
     times as long, `reboot` lose their power. Of the rounds: in `kill` the aggregator is killed and started anew, in
     `outage` its link breaks. `away` is the share of time that each device is out of reach. Of the devices: `sign` send
-    the opposite of what they learned, `scale` ten times that, `nan` no numbers, `free` nothing; `labels` learn from
-    wrong labels.
+    the opposite of what they learned, `scale` ten times what they learned, `reverse` ten times its opposite, `nan` no
+    numbers, `free` nothing; `labels` learn from wrong labels.
     """
 
     delay: float = 0.05
@@ -44,6 +44,7 @@ class Faults:
     nan: float = 0.0
     free: float = 0.0
     labels: float = 0.0
+    reverse: float = 0.0
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
