@@ -16,7 +16,7 @@ import itertools
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,12 +131,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of weights, split, delays and batches (default 0)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     wanted = parser.parse_args()
-    common = {"devices": DEVICES, "deadline": 3600.0}
+    common = Rounds(total=wanted.rounds, devices=DEVICES, deadline=3600.0)
     try:
         scene = prepared(wanted.data, wanted.seed)
-        sync = scene.play("fedavg", Rounds(total=wanted.rounds, **common))
+        sync = scene.play("fedavg", common)
         versions = 2 * wanted.rounds * DEVICES // wanted.buffer
-        rounds = Rounds(total=versions, buffer=wanted.buffer, staleness=wanted.staleness, **common)
+        rounds = replace(common, total=versions, buffer=wanted.buffer, staleness=wanted.staleness)
         late = scene.play(f"fedavg:{wanted.rate:g}", rounds)
     except FedfleetError as error:
         parser.error(str(error))

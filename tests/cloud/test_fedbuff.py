@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,8 +27,11 @@ from federations import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfleet.cloud.federated import Measure
+from fedfleet.cloud.gate import examined
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.registry import versions
 from fedfleet.cloud.rounds import Round
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import outdated
@@ -261,6 +265,25 @@ def test_only_a_mean_takes_old_updates() -> None:
             outdated(name, 1)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_an_update_whose_receipt_was_lost_is_known_in_later_rounds(killed: bool) -> None:
+    with world(rounds=ASYNC, trainers={"d2": Slow("d2", 30)}) as found:
+        found.until(3)
+        if killed:
+            found.cloud_dies()
+            found.cloud_starts()
+        before = found.journal._run("SELECT round, device, task FROM updates")
+        assert (1, "d0", 1) in before
+        bus = found.hub.connect()
+        bus.subscribe(TOPICS.receipt("d0"))
+        for _ in range(2):  # one for those who are there, one for what they say
+            found.act(0)
+        bus.publish(TOPICS.update("d0"), split(Update(1, "d0", 10, "float32", bytes(4 * P)))[0])
+        found.act(0)
+        assert decode(Receipt, bus.deliveries(0)[-1].payload) == Receipt(1, "counted")
+        assert found.journal._run("SELECT round, device, task FROM updates") == before
+
+
 def test_updates_from_before_a_rollback_do_not_count_after_it() -> None:
     slow = Slow("d2", 30)
     rounds = Rounds(total=6, devices=3, deadline=DEADLINE, buffer=2, staleness=20)
@@ -311,4 +334,19 @@ def test_the_journal_knows_who_was_counted_for_which_task(tmp_path: Path) -> Non
     assert journal.counted(3, 5) == {(3, "a"), (4, "a"), (4, "b")}
     assert journal.counted(4, 6) == {(4, "a"), (4, "b"), (5, "a")}
     assert journal.counted(5, 5) == set()
+    journal.close_round(4, b"model", b"moments")
+    (made,) = versions(tmp_path)
+    assert (made.contributors, made.examples) == ({"a": 20, "b": 10}, 30)
     journal.close()
+
+
+def test_what_devices_said_of_an_older_model_is_not_said_of_this_one(tmp_path: Path) -> None:
+    journal, found = Journal(tmp_path), fresh("a", "b")
+    found.task = replace(found.task, evaluate=True)
+    for number, device, right in ((4, "a", 1.0), (5, "b", 7.0)):
+        said = {"eval_loss": 1.0, "eval_metric": right, "eval_examples": 10.0}
+        found.take(replace(update(device, number), metrics=said))
+    said_of_it = examined(journal, found, Measure())
+    journal.close()
+    assert said_of_it is not None
+    assert (said_of_it.devices, said_of_it.scores["accuracy"]) == (1, 0.7)
