@@ -150,5 +150,5 @@ def test_the_docs_have_a_line_for_each_with_its_rate_and_its_form() -> None:
     assert written[: len(rates)] == rates
     rules = written[len(rates) : len(rates) + len(RULES)]  # tables of results come behind
     assert [form for form, _ in rules] == [form for form, _ in RULES.values()]
-    (examples,) = re.findall(r"^```\n(.*)\n```$", page, re.M)
+    examples = re.findall(r"^```\n(.*)\n```$", page, re.M)[0]
     assert len([strategy(name) for name in examples.split()]) == 8
