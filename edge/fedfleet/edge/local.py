@@ -46,7 +46,8 @@ class LocalTrainer:
         if shared.shape != (self._program.shared,):
             raise ProgramError(f"weights have shape {shared.shape}, the program wants ({self._program.shared},)")
         private = self._kept("local", task, self._program.local, programs=2)
-        start = np.concatenate([shared, private.before(task.round)])
+        size, start = shared.size, np.concatenate([shared, private.before(task.round)])
+        del shared  # on a board every vector counts
         store = Store.open(self._examples)
         if len(store) == 0:
             raise StoreError(f"{self._examples} holds no examples yet: fedfleet-agent import FILE")
@@ -57,7 +58,7 @@ class LocalTrainer:
         before = said(self._program, task, parts, divide, stop)
         if before is None:
             return None
-        control = self._controls(task, weights, shared.size)
+        control = self._controls(task, weights, size)
         if control is not None:
             self._program.correct(np.concatenate([control.correction, np.zeros_like(self._program.local)]))
         drawn = labelled(planned(parts, divide.learned, self._program.batch, task.plan, seed), self._program.classes)
@@ -65,15 +66,15 @@ class LocalTrainer:
         if losses is None:
             return None
         trained = self._program.get()
-        delta = trained - start
+        delta = np.subtract(trained, start, out=start)
         if not np.isfinite(delta).all():
             raise ProgramError(
                 f"training diverged in round {task.round}: weights are not finite; lower the learning rate"
             )
         codec = spoken(task.plan.codec)
-        data = self._encoded(codec, task, delta[: shared.size], control, losses.steps)
+        data = self._encoded(codec, task, delta[:size], control, losses.steps)
         if self._program.local.size:
-            private.keep(task.round, trained[shared.size :])
+            private.keep(task.round, trained[size:])
         metrics = {
             "loss": losses.mean,
             "steps": float(losses.steps),
