@@ -15,6 +15,7 @@ from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Stop, Trainer
 from fedfleet.sim.virtual.air import Air, AirBus
+from fedfleet.sim.virtual.clock import Alarm
 from fedfleet.sim.virtual.faults import luck
 from fedfleet.wire.bus import Will
 from fedfleet.wire.codecs import PLAIN, grow, shrink
@@ -119,7 +120,7 @@ class Board:
         self._done = done
         self._wanted = 0
         self._life: Life | None = None
-        self._next = math.inf
+        self._alarm = Alarm(self._clock, self._turn)
         self.starts = 0
 
     def start(self, since: int = 0) -> None:
@@ -144,39 +145,35 @@ class Board:
         """Lose power, and start again after `dark` seconds."""
         if self._life:
             self._life.bus.die()
-            self._life, self._next = None, math.inf
+            self._life = None
+            self._alarm.off()
             self._clock.at(self._clock.now + dark, self.start)
 
     def wake(self) -> None:
         """Step the agent now: something has arrived."""
-        self._at(self._clock.now)
+        self._alarm.at(self._clock.now)
 
     def close(self) -> None:
         """Say goodbye."""
         if self._life:
             self._life.agent.close()
-            self._life, self._next = None, math.inf
+            self._life = None
+            self._alarm.off()
 
-    def _at(self, when: float) -> None:
-        if when < self._next:
-            self._next = when
-            self._clock.at(when, partial(self._turn, when))
-
-    def _turn(self, when: float) -> None:
-        if self._life is None or when != self._next:
+    def _turn(self) -> None:
+        if self._life is None:
             return
-        self._next = math.inf
         agent, bus, paced, state = self._life
         agent.step(0)
-        due = max(agent.due(), paced.until if agent.due() <= when else 0.0)
+        due = max(agent.due(), paced.until if agent.due() <= self._clock.now else 0.0)
         if due < math.inf:
-            self._at(max(due, self._clock.now + TURN))
+            self._alarm.at(max(due, self._clock.now + TURN))
         elif self._done and state.round >= self._wanted:
             if bus.quiet:
                 self._life = None
                 self._done(state)
             else:
-                self._at(self._clock.now + TURN)
+                self._alarm.at(self._clock.now + TURN)
 
     def _begun(self, boot: int, round_: int) -> float:
         """Draw what befalls the device in this round; returns the seconds that it trains."""

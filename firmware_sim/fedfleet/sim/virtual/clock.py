@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 
 
@@ -30,3 +32,27 @@ class Clock:
         self.now, _, act = heapq.heappop(self._events)
         act()
         return True
+
+
+class Alarm:
+    """Has `act` called at the earliest of the times that are asked for; the others are forgotten then."""
+
+    def __init__(self, clock: Clock, act: Callable[[], None]) -> None:
+        self._clock = clock
+        self._act = act
+        self._next = math.inf
+
+    def at(self, when: float) -> None:
+        """Ask for `when`, unless something earlier has been asked for."""
+        if when < self._next:
+            self._next = when
+            self._clock.at(when, partial(self._ring, when))
+
+    def off(self) -> None:
+        """Forget what has been asked for."""
+        self._next = math.inf
+
+    def _ring(self, when: float) -> None:
+        if when == self._next:
+            self._next = math.inf
+            self._act()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.journal import Journal
 from fedfleet.sim.virtual.air import Air, AirBus
+from fedfleet.sim.virtual.clock import Alarm
 from fedfleet.sim.virtual.faults import luck
 from fedfleet.wire.bus import Bus
 
@@ -31,7 +31,7 @@ class Cloud:
         self._folder = folder
         self._build = build
         self._killed = killed
-        self._next = math.inf
+        self._alarm = Alarm(self._clock, self._turn)
         self._life: tuple[Aggregator, Journal, AirBus] | None = None
         self._round = 0
         self.kills = 0
@@ -51,7 +51,7 @@ class Cloud:
 
     def wake(self) -> None:
         """Step soon: something has arrived."""
-        self._at(self._clock.now + TICK)
+        self._alarm.at(self._clock.now + TICK)
 
     def kill(self, dark: float) -> None:
         """End without a word, and start again after `dark` seconds."""
@@ -62,7 +62,8 @@ class Cloud:
         self.kills += 1
         bus.die()
         journal.close()
-        self._life, self._next = None, math.inf
+        self._life = None
+        self._alarm.off()
         self._clock.at(self._clock.now + dark, self.start)
 
     def close(self) -> None:
@@ -71,22 +72,16 @@ class Cloud:
             self._life[1].close()
             self._life = None
 
-    def _at(self, when: float) -> None:
-        if when < self._next:
-            self._next = when
-            self._clock.at(when, partial(self._turn, when))
-
-    def _turn(self, when: float) -> None:
-        if self._life is None or when != self._next:
+    def _turn(self) -> None:
+        if self._life is None:
             return
-        self._next = math.inf
         aggregator = self._life[0]
         aggregator.step(0)
         if aggregator.progress()[0] > self._round:
             self._round, self.began = aggregator.progress()[0], self._clock.now
             self._begun(self._life[2])
         if not aggregator.done:
-            self._at(self._clock.now + TURN)
+            self._alarm.at(self._clock.now + TURN)
 
     def _begun(self, bus: AirBus) -> None:
         """Draw what befalls the aggregator in this round."""
