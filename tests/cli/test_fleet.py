@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import commands
 import numpy as np
 import pytest
 from processes import ROOT, environment, until
@@ -25,7 +26,6 @@ from fedfleet.cloud.federation import RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.notes import Notes, Standing
 from fedfleet.cloud.presence import Presence
-from fedfleet.wire.errors import FedfleetError
 from fedfleet.wire.messages import Blob, Plan, Status, Task, Update
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
@@ -90,12 +90,7 @@ def here(tmp_path: Path, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> str:
-    """What a command prints; its error, where it ends in one."""
-    result = CliRunner().invoke(app, ["fleet", *arguments])
-    if isinstance(result.exception, FedfleetError):
-        return f"refused: {result.exception}"
-    assert result.exit_code == 0, result.output
-    return result.stdout
+    return commands.run("fleet", *arguments)
 
 
 def read(*arguments: str) -> Any:

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run
 from processes import environment
-from typer.testing import CliRunner
 
-from fedfleet.cli.main import app
 from fedfleet.cloud.federated import Federated
 from fedfleet.cloud.federation import RoundRecord
 from fedfleet.cloud.gate import judged, note
@@ -22,7 +21,6 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import programs_of
 from fedfleet.cloud.settings import Evaluation
 from fedfleet.models.compiled import Compiled, Entry, load
-from fedfleet.wire.errors import FedfleetError
 from fedfleet.wire.messages import Blob, Plan, Task, Update
 from fedfleet.wire.record import plain
 
@@ -56,15 +54,6 @@ def here(tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
     return tmp_path
-
-
-def run(*arguments: str) -> str:
-    """What a command prints; its error, where it ends in one."""
-    result = CliRunner().invoke(app, arguments)
-    if isinstance(result.exception, FedfleetError):
-        return f"refused: {result.exception}"
-    assert result.exit_code == 0, result.output
-    return result.stdout
 
 
 def read(*arguments: str) -> Any:
