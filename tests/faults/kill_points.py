@@ -80,18 +80,19 @@ def _live(program: Compiled, broker: Broker, folder: Path, at: int) -> Life:
     federation = Federation(program.program, program.shared, strategy("fedavg"), Plan(learning_rate=0.05), ROUNDS, 7)
     records: list[RoundRecord] = []
     journal, bus = Journal(folder / "cloud"), MqttBus(broker, f"{FLEET}-cloud")
-    agent = start(folder, settings, at)
+    agent = first = start(folder, settings, at)
     try:
         cloud = Aggregator(federation, Topics(FLEET), bus, journal, time.monotonic, report=records.append)
         end = time.monotonic() + PATIENCE
         while not cloud.done:
             cloud.step(0.05)
-            if agent.poll() is not None:
+            if agent.poll() is not None and not cloud.done:
                 agent = start(folder, settings, 0)
             if time.monotonic() > end:
                 raise TimeoutError(f"point {at}: {cloud.waiting()}; {(folder / 'agent.log').read_text()[-500:]}")
         cloud.retire()
-        settled(folder, agent)
+        if agent is first:
+            settled(folder, agent)
     finally:
         agent.terminate()
         agent.wait(20)
@@ -104,7 +105,11 @@ def _live(program: Compiled, broker: Broker, folder: Path, at: int) -> Life:
 
 
 def settled(folder: Path, agent: subprocess.Popen[bytes]) -> None:
-    """Wait until the last receipt has come; an agent that is killed over it keeps its update until a newer task."""
+    """Wait until the last receipt has come, or the agent has been killed over it.
+
+    Only for one in its first life: who was started again may have missed the receipt, and keeps its update until a
+    newer task, which does not come when the rounds are over.
+    """
     end = time.monotonic() + PATIENCE
     while any((folder / "state" / "spool").iterdir()) and agent.poll() is None:
         time.sleep(0.02)
