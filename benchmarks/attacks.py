@@ -28,7 +28,8 @@ from rich.console import Console
 from fedfleet.cloud.settings import Rounds
 from fedfleet.sim.fleet import device_id
 from fedfleet.sim.record import read
-from fedfleet.sim.simulate import Simulation, check, simulate
+from fedfleet.sim.simulate import check, simulate
+from fedfleet.sim.stage import Simulation
 from fedfleet.sim.virtual.faults import parse
 from fedfleet.wire.errors import FedfleetError
 from fedfleet.wire.messages import Plan

@@ -23,6 +23,7 @@ BELOW = {
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
     "fedfleet.cloud.events",
+    "fedfleet.cloud.replicas",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.extras", "fedfleet.models.fixed",
     "fedfleet.models.gradient", "fedfleet.models.inplace",

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from fedfleet.cloud.settings import Rounds
 from fedfleet.sim.record import Run, read
-from fedfleet.sim.simulate import Simulation, simulate
+from fedfleet.sim.simulate import simulate
+from fedfleet.sim.stage import Simulation
 from fedfleet.wire.codecs import lengths
 from fedfleet.wire.messages import Plan
 

@@ -19,7 +19,8 @@ from fedfleet.models.compiled import load
 from fedfleet.sim import program as programs
 from fedfleet.sim.fleet import LoopbackFleet, fill
 from fedfleet.sim.record import read
-from fedfleet.sim.simulate import Simulation, simulate
+from fedfleet.sim.simulate import simulate
+from fedfleet.sim.stage import Simulation
 from fedfleet.wire.chunks import open_offer
 from fedfleet.wire.errors import ModelError
 from fedfleet.wire.examples import Examples

@@ -22,8 +22,9 @@ from fedfleet.models.compiled import load
 from fedfleet.sim import record, report
 from fedfleet.sim.datasets import load as load_data
 from fedfleet.sim.record import Facts, Recorder, Run, read
-from fedfleet.sim.simulate import Simulation, simulate
+from fedfleet.sim.simulate import simulate
 from fedfleet.sim.split import split
+from fedfleet.sim.stage import Simulation
 from fedfleet.wire.examples import Examples, take
 from fedfleet.wire.messages import Plan
 

@@ -14,7 +14,8 @@ from fedfleet.cloud.federation import RoundRecord
 from fedfleet.cloud.settings import Rounds
 from fedfleet.sim.patience import FRUITLESS, Patience
 from fedfleet.sim.record import read
-from fedfleet.sim.simulate import Simulation, simulate
+from fedfleet.sim.simulate import simulate
+from fedfleet.sim.stage import Simulation
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
 

@@ -23,8 +23,9 @@ from fedfleet.sim.datasets import load as load_data
 from fedfleet.sim.engines import ENGINES
 from fedfleet.sim.fleet import ProcessFleet, device_id, fill
 from fedfleet.sim.record import Run, read
-from fedfleet.sim.simulate import Simulation, simulate
+from fedfleet.sim.simulate import simulate
 from fedfleet.sim.split import split
+from fedfleet.sim.stage import Simulation
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Blob, Plan
 

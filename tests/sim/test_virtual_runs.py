@@ -21,7 +21,8 @@ from fedfleet.cloud.strategies import strategy
 from fedfleet.edge.trainer import Stop
 from fedfleet.sim.engines import Place, connected
 from fedfleet.sim.record import Run, read
-from fedfleet.sim.simulate import Simulation, simulate
+from fedfleet.sim.simulate import simulate
+from fedfleet.sim.stage import Simulation
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.sim.virtual.boards import SCALE, Attacker, Paced
 from fedfleet.sim.virtual.faults import Faults

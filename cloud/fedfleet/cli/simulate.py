@@ -87,11 +87,11 @@ def simulate(
     announce(f"fedfleet simulate: {data} on {devices} devices, {rounds} rounds of {strategy}")
     # Here and not at the top: the line above must not wait for NumPy and scikit-learn.
     with needs("sim"):
-        from fedfleet.sim import record, report
+        from fedfleet.sim import record, report, stage
         from fedfleet.sim import simulate as engine_room
 
     try:
-        wanted = engine_room.Simulation(
+        wanted = stage.Simulation(
             data=data,
             devices=devices,
             split=split,

@@ -4,83 +4,34 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
-from fedfleet.cloud.aggregator import Aggregator
-from fedfleet.cloud.evaluate import evaluator, measured
-from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
-from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.settings import Evaluation, Rounds
+from fedfleet.cloud.evaluate import evaluator
+from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
 from fedfleet.sim import report
 from fedfleet.sim.baselines import Job, alone_and_central
-from fedfleet.sim.datasets import Dataset, load
-from fedfleet.sim.engines import ENGINES, Drive, Place, connected
+from fedfleet.sim.datasets import load
 from fedfleet.sim.fleet import fill
+from fedfleet.sim.learning import ENGINES, learning
 from fedfleet.sim.live import Screen, headline
-from fedfleet.sim.patience import Patience
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
+from fedfleet.sim.stage import UNITS, Simulation, Stage
 from fedfleet.sim.virtual.faults import Faults, parse
 from fedfleet.sim.virtual.fleet import AWAKE
 from fedfleet.sim.virtual.pool import poisoned
-from fedfleet.wire.bus import Bus
-from fedfleet.wire.codecs import Weights, codec
+from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.examples import Examples
-from fedfleet.wire.messages import Plan
-from fedfleet.wire.topics import Topics
 
 PROCESSES = 1000  # each device of the engine mqtt is one, and its training child another
-UNITS = {"turbofan": "cycles"}
-
-
-@dataclass(frozen=True)
-class Simulation:
-    """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size.
-
-    The layers named in `local` train on each device for itself. `faults` are those of the virtual engine.
-    """
-
-    data: str = "digits"
-    devices: int = 8
-    split: str = "dirichlet:0.5"
-    strategy: str = "fedavg"
-    engine: str = "mqtt"
-    broker: str = "auto"
-    faults: str = "none"
-    model: str = ""
-    local: tuple[str, ...] = ()
-    batch: int = 16
-    seed: int = 0
-    rounds: Rounds = field(default_factory=Rounds)
-    plan: Plan = field(default_factory=Plan)
-    baselines: bool = True
-
-    @property
-    def kind(self) -> str:
-        """What kind of data: the part of `data` before the colon."""
-        return self.data.partition(":")[0]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a run plays with once the data is there: one line for the screen, the run folder, who holds what."""
-
-    run: str
-    folder: Path
-    dataset: Dataset
-    parts: list[Examples]
-    recorder: Recorder
-    screen: Screen
 
 
 def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
@@ -131,8 +82,7 @@ def check(wanted: Simulation) -> None:
 def _play(wanted: Simulation, stage: Stage) -> None:
     began = time.monotonic()
     fill(stage.folder / "devices", poisoned(stage.parts, parse(wanted.faults), wanted.seed))
-    place = Place(_fleet_name(stage), wanted.devices, stage.folder, wanted.seed, wanted.faults)
-    with connected(wanted.engine, wanted.broker, place) as (drive, broker):
+    with learning(wanted, stage) as (learn, broker):
         stage.screen.progress(0, 0, 0, "compiling the model while the devices start")
         with quiet(stage.folder / "tensorflow.log"):
             # Here and not at the top: TensorFlow takes seconds to load, and the devices start meanwhile.
@@ -146,7 +96,7 @@ def _play(wanted: Simulation, stage: Stage) -> None:
         stage.screen.say(headline(facts))
         records = list[RoundRecord]()
         try:
-            weights = _federate(wanted, stage, compiled, scorer, drive, records)
+            weights = learn(compiled, scorer, records)
         except KeyboardInterrupt:
             stage.recorder.outcome(_outcome(stage, records, began, finished=False))
             raise
@@ -156,51 +106,6 @@ def _play(wanted: Simulation, stage: Stage) -> None:
     stage.recorder.outcome(outcome)
     if wanted.baselines:
         stage.recorder.outcome(_compared(wanted, stage, compiled, scorer, outcome))
-
-
-def _federate(
-    wanted: Simulation,
-    stage: Stage,
-    compiled: Compiled,
-    scorer: Evaluate,
-    drive: Drive,
-    records: list[RoundRecord],
-) -> Weights:
-    """Run all rounds and return the final weights; `records` gains one entry a round."""
-    from fedfleet.cloud.events import Events
-
-    events, patience = Events(stage.folder), Patience()
-
-    def ended(record: RoundRecord) -> None:
-        records.append(record)
-        stage.recorder.round(record)
-        events.round(record)
-        stage.screen.round(record)
-        patience.ended(record)
-
-    # where births get lost or devices leave, who waits for all of them waits for ever
-    there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
-    rounds = replace(wanted.rounds, devices=there)
-    plan = strategy(wanted.strategy)
-    judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
-    asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
-    federation = Federation(compiled.program, compiled.shared, plan, *asked)
-
-    def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
-        return Aggregator(federation, Topics(_fleet_name(stage)), bus, journal, clock, scorer, ended)
-
-    def watch(aggregator: Aggregator, gone: list[str]) -> None:
-        if reason := aggregator.hurry():
-            patience.refused(reason)
-        if len(gone) == wanted.devices:
-            raise SettingsError(f"all agents ended; {stage.folder}/devices/{gone[0]}/agent.log says why")
-        note = f"; ended: {', '.join(gone[:4])}" if gone else ""
-        stage.screen.progress(*aggregator.progress(), aggregator.waiting() + note)
-
-    try:
-        return drive(build, watch)
-    finally:
-        events.close()
 
 
 def _compared(wanted: Simulation, stage: Stage, compiled: Compiled, scorer: Evaluate, outcome: Outcome) -> Outcome:
@@ -262,11 +167,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _fleet_name(stage: Stage) -> str:
-    """A name of its own for each run, so that runs can share a broker."""
-    return stage.run[-36:]
 
 
 def _fresh(folder: Path) -> Path:

@@ -1,0 +1,28 @@
+"""How a run learns, by its engine: each is a way to start what is needed, and then to learn for all rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from fedfleet.cloud.federation import Evaluate, RoundRecord
+from fedfleet.models.compiled import Compiled
+from fedfleet.sim import engines
+from fedfleet.sim.federate import federate
+from fedfleet.sim.stage import Simulation, Stage
+from fedfleet.wire.codecs import Weights
+
+ENGINES = engines.ENGINES
+Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
+
+
+@contextmanager
+def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
+    """Start what the engine of `wanted` needs; it ends with the block. Gives how to learn, and the broker for people.
+
+    The first takes the program, what scores weights, and a list that gains one entry a round; it returns the weights.
+    """
+    place = engines.Place(stage.fleet, wanted.devices, stage.folder, wanted.seed, wanted.faults)
+    with engines.connected(wanted.engine, wanted.broker, place) as (drive, broker):
+        yield partial(federate, wanted, stage, drive), broker
