@@ -23,7 +23,10 @@ MOMENTUM = 0.9  # of the optimizer of that name
 
 
 class Passed(NamedTuple):
-    """How far training is: `step` of `steps` in `epoch`, from 1; `loss` is the epoch's mean, at its end alone."""
+    """How far training is: so many `step` of `steps` are done in `epoch`, which counts from 1.
+
+    An epoch begins with one of these, at step 0 but where a backup was in the middle; `loss` is its mean, at its end.
+    """
 
     epoch: int
     step: int
@@ -36,7 +39,7 @@ Tell = Callable[[Passed], None]
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """What is to be trained: the Keras model that `build` makes, on `examples`, in batches of `batch` over all replicas.
+    """What is to be trained: the Keras model that `build` makes, on `examples`, `batch` in a step over all replicas.
 
     `build` is called in the scope of the strategy, in every process that takes part, and makes the same model there.
     In `folder` stand backups; a job that finds its own there goes on from them, and one with more `epochs` does too.
