@@ -100,10 +100,11 @@ def run(wanted: Wanted, view: Epochs) -> Outcome | None:
         target = central.Target(job.loss, wanted.device_batch, wanted.local, wanted.frozen)
         judged = len(data.test.x) > 0
         before = central.prepared(job, target, data.train, *([data.test] if judged else []))
-        if wanted.state is not None:
+        first = cluster is None or cluster.own == cluster.first
+        if wanted.state is not None and first:
             version.require(wanted.state, before)
         trained = fit(job, strategy, _tell(wanted, view))
-        if cluster is not None and cluster.own != cluster.first:
+        if not first:
             return None
         after = central.finished(job, target, before, trained)
         scores = evaluator(after, data.test, data.target_scale)(after.weights) if judged else {}
