@@ -98,7 +98,7 @@ def test_an_epoch_is_a_line_and_the_last_line_is_for_machines(here: Path) -> Non
     said = train("--epochs", "2", "--test", "npz:other.npz", "--tensorboard", "events").splitlines()
     assert said[0] == "fedfleet train: npz:good.npz, mirrored, 2 epochs of batches of 64"
     assert [re.sub(r"[\d.]+", "N", line) for line in said[1:3]] == ["epoch N of N: loss N, N s, N steps/s"] * 2
-    assert said[3] == "the trained program is in out"
+    assert said[3] == "the trained program is in out; trained by MirroredStrategy, 1 replica"
     assert set(result(said[-1])) == {"epochs", "train_loss", "loss", "accuracy", "seconds", "version"}
     assert next((here / "events").glob("events.out.tfevents.*")).stat().st_size > 100
     assert len(said) == 5
@@ -174,7 +174,10 @@ def test_ctrl_c_leaves_a_backup_and_says_where_it_goes_on(here: Path) -> None:
     ("options", "says"),
     [
         (("--strategy", "psychic"), "unknown strategy 'psychic'; take one, mirrored, workers"),
-        (("--replicas", "2", "--strategy", "one"), "--replicas goes with --strategy mirrored; one has none to choose"),
+        (
+            ("--replicas", "2", "--strategy", "one"),
+            "--replicas goes with --strategy mirrored or servers; one has none to choose",
+        ),
         (("--replicas", "65"), "65 replicas on a CPU are too many; ask for 64 or fewer"),
         (("--epochs", "0"), "epochs must be at least 1, not 0"),
         (("--optimizer", "lion"), "unknown optimizer 'lion'"),

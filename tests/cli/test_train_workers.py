@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from processes import environment
 
-from fedfleet.cli.course import Wanted, facts, job_of
+from fedfleet.cli.course import Wanted, job_of
+from fedfleet.cli.engine import facts
 from fedfleet.cloud.training.workers import meet, parse
 from fedfleet.sim import datasets
 
@@ -102,8 +103,8 @@ def test_a_worker_that_goes_between_the_meeting_and_tensorflow_is_no_reason_to_w
     addresses = free(2)
     process = begin(here, config(addresses, 0), "out", "--wait", "25")
     given = Wanted(
-        data="digits", test="", model="m.py:build", start="", strategy="workers", replicas=0, epochs=10, batch=64,
-        optimizer="momentum", learning_rate=0.02, seed=0, loss="", device_batch=16, local=(), frozen="float32",
+        data="digits", test="", model="m.py:build", start="", strategy="workers", replicas=0, mesh="", epochs=10,
+        batch=64, optimizer="momentum", learning_rate=0.02, seed=0, loss="", device_batch=16, local=(), frozen="float32",
         out=here / "x", state=None, backup=here / "x", tensorboard=None, wait=60.0,
     )  # fmt: skip
     meet(parse(config(addresses, 1)), facts(job_of(given, datasets.whole("digits", "", 0), None)), given.wait)
@@ -129,7 +130,7 @@ def test_a_worker_with_other_options_is_refused(here: Path) -> None:
         ("", (), "TF_CONFIG is not set, and says who trains together"),
         ("{", (), "TF_CONFIG is malformed"),
         (config(["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"], 0), (), "does not divide by 3 workers"),
-        ("", ("--replicas", "2"), "--replicas goes with --strategy mirrored; workers has none to choose"),
+        ("", ("--replicas", "2"), "--replicas goes with --strategy mirrored or servers; workers has none to choose"),
         ("", ("--wait", "0"), "wait must be above 0 seconds, not 0"),
     ],
 )
