@@ -22,6 +22,9 @@ BELOW = {
 }
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
+    "fedfleet.cloud.combine.kernels",
+    "fedfleet.cloud.combine.pool",
+    "fedfleet.cloud.combine.units",
     "fedfleet.cloud.events",
     "fedfleet.cloud.replicas",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
