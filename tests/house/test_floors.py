@@ -25,6 +25,7 @@ HOLDS_TENSORFLOW = {
     "fedfleet.cloud.combine.kernels",
     "fedfleet.cloud.combine.pool",
     "fedfleet.cloud.combine.units",
+    "fedfleet.cloud.combine.workers",
     "fedfleet.cloud.events",
     "fedfleet.cloud.replicas",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
