@@ -24,7 +24,7 @@ class Replicas:
 
     def __init__(self, strategy: Any) -> None:
         self.replicas = int(strategy.num_replicas_in_sync)
-        self._strategy = strategy
+        self.strategy = strategy
         self._steps: dict[str, Any] = {}
         self._works: dict[Any, Any] = {}
         self._rows = 0  # of the blocks that `_works` were traced for: of another number of updates they go
@@ -35,18 +35,23 @@ class Replicas:
 
     def fold(self, total: Any, group: list[tuple[Held, int]]) -> Any:
         """Return `total` with a group added to it; raises StoreError where a replica has no room."""
-        kind = group[0][0].kind
-        step = self._steps.setdefault(kind, _folding(self._strategy, kind))
-        shares = [group[i :: self.replicas] for i in range(self.replicas)]
         with _room():
-            dealt = self._dealt([[held.arrays for held, _ in share] for share in shares])
-            times = self._dealt([np.array([times for _, times in share], np.int64) for share in shares])
-            return step(total, times, dealt)
+            return self.step(group[0][0].kind)(total, *self.dealt(group))
+
+    def step(self, kind: str) -> Any:
+        """Return what adds updates of a kind, dealt out, to a sum."""
+        return self._steps.setdefault(kind, _folding(self.strategy, kind))
+
+    def dealt(self, group: list[tuple[Held, int]]) -> tuple[Any, Any]:
+        """Return how often each of a group counts, and its arrays, on the replicas in turns."""
+        shares = [group[i :: self.replicas] for i in range(self.replicas)]
+        times = self._dealt([np.array([times for _, times in share], np.int64) for share in shares])
+        return times, self._dealt([[held.arrays for held, _ in share] for share in shares])
 
     def joined(self, total: Any) -> NDArray[np.int64]:
         """Return all parts of a sum together, int64[P]."""
         with _room():
-            return np.array(self._strategy.reduce(tf.distribute.ReduceOp.SUM, total, axis=None))
+            return np.array(self.strategy.reduce(tf.distribute.ReduceOp.SUM, total, axis=None))
 
     def engine(self, kernel: Kernel, blocks: Iterable[Block], *more: NDArray[Any], **sizes: int) -> Iterator[Any]:
         """Yield what `kernel` makes of each block, of `more` and with `sizes`; each replica takes a block at a time."""
@@ -55,24 +60,24 @@ class Replicas:
             full = [*group, *([group[-1]] * (self.replicas - len(group)))]
             with _room():
                 work = self._work(kernel, len(full[0]), sizes)
-                found = self._strategy.experimental_local_results(work(self._dealt(full), rest))
+                found = self.strategy.experimental_local_results(work(self._dealt(full), rest))
             yield from (tf.nest.map_structure(np.array, each) for each in found[: len(group)])
 
     def _work(self, kernel: Kernel, rows: int, sizes: Mapping[str, int]) -> Any:
         if rows != self._rows:
             self._works.clear()
             self._rows = rows
-        return self._works.setdefault((kernel, *sizes.items()), _working(self._strategy, partial(kernel, OPS, **sizes)))
+        return self._works.setdefault((kernel, *sizes.items()), _working(self.strategy, partial(kernel, OPS, **sizes)))
 
     def _dealt(self, values: Sequence[Any]) -> Any:
         """Give each replica one of `values`, arrays or lists of them, on its own device."""
-        devices = self._strategy.extended.worker_devices
+        devices = self.strategy.extended.worker_devices
 
         def one(context: Any) -> Any:
             with tf.device(devices[context.replica_id_in_sync_group]):
                 return tf.nest.map_structure(tf.constant, values[context.replica_id_in_sync_group])
 
-        return self._strategy.experimental_distribute_values_from_function(one)
+        return self.strategy.experimental_distribute_values_from_function(one)
 
 
 def _folding(strategy: Any, kind: str) -> Any:

@@ -14,7 +14,7 @@ from fedfleet.cloud.rules.rows import Rows
 from fedfleet.cloud.sums import NOTHING, Aggregate, Mean, Told, Vector
 from fedfleet.wire.codecs import Weights, grow
 
-EACH = 4  # updates that a replica folds in one pass over its sum
+EACH = 8  # updates that a replica folds in one pass over its sum
 
 
 class Pool(Protocol):
