@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.combine import combined
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Evaluation, Rounds
@@ -87,6 +88,7 @@ class World:
     evaluate: Evaluate | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
     abilities: dict[str, Ability] = field(default_factory=dict)
+    replicas: int = 0
 
     def __post_init__(self) -> None:
         self.agents: dict[str, tuple[Agent, LoopbackBus]] = {}
@@ -107,7 +109,7 @@ class World:
         """A new aggregator on whatever the journal holds."""
         self.journal = Journal(self.folder / "cloud")
         self.cloud_bus = self.hub.connect()
-        rule, name = strategy(self.strategy), self.strategy
+        rule, name = combined(strategy(self.strategy), self.replicas), self.strategy
         federation = Federation(
             self.program, weights(), rule, self.plan, self.rounds, SEED, name, evaluation=self.evaluation
         )

@@ -22,6 +22,11 @@ BELOW = {
 }
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
+    "fedfleet.cloud.combine.forward",
+    "fedfleet.cloud.combine.kernels",
+    "fedfleet.cloud.combine.pool",
+    "fedfleet.cloud.combine.units",
+    "fedfleet.cloud.combine.workers",
     "fedfleet.cloud.events",
     "fedfleet.cloud.replicas",
     "fedfleet.cloud.training.backups", "fedfleet.cloud.training.central", "fedfleet.cloud.training.fit",
@@ -32,7 +37,7 @@ HOLDS_TENSORFLOW = {
     "fedfleet.models.int8", "fedfleet.models.layout", "fedfleet.models.logic",
     "fedfleet.models.lookup", "fedfleet.models.losses", "fedfleet.models.noise", "fedfleet.models.norms",
     "fedfleet.models.ops", "fedfleet.models.optimiser", "fedfleet.models.pointwise", "fedfleet.models.pool",
-    "fedfleet.models.profile", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
+    "fedfleet.models.profile", "fedfleet.models.scoring", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
     "fedfleet.models.shared", "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace",
     "fedfleet.models.unroll", "fedfleet.models.windows",
     "fedfleet.models.zoo.activity", "fedfleet.models.zoo.digits", "fedfleet.models.zoo.keywords",

@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from fedfleet.cli.logs import FIELDS, Format, Say, ending, voice
-from fedfleet.cli.terminal import interruptible
+from fedfleet.cli.terminal import interruptible, needs
 from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.combine import combined
 from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federated import Measure, brief
 from fedfleet.cloud.federation import Federation, RoundRecord
@@ -20,8 +21,9 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
-from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.strategies import Strategy, strategy
 from fedfleet.models.compiled import load
+from fedfleet.models.quiet import quiet
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import read
 from fedfleet.wire.mqtt import MqttBus
@@ -56,7 +58,7 @@ def aggregate(
 def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
-    rule = strategy(settings.strategy)
+    rule = _rule(settings, base / settings.state)
     shared, name, scores = compiled.shared, settings.strategy, settings.evaluation
     measure = gated(scores, measured(compiled))
     federation = Federation(
@@ -81,6 +83,16 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
         _run(aggregator, operations, say)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")
+
+
+def _rule(settings: AggregatorSettings, state: Path) -> Strategy:
+    """Return the strategy, on replicas where they are asked for; what TensorFlow has to say goes to a file."""
+    found = strategy(settings.strategy)
+    if settings.combine.replicas == 0:
+        return found
+    state.mkdir(parents=True, exist_ok=True)
+    with quiet(state / "tensorflow.log"), needs("cloud"):
+        return combined(found, settings.combine.replicas)
 
 
 def line(record: RoundRecord) -> str:

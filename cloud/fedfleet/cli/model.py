@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,11 +17,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.cloud import registry
+from fedfleet.cloud.combine import ALL
+from fedfleet.cloud.combine.versions import scored
 from fedfleet.cloud.federated import brief, told
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.registry import Version
+from fedfleet.models.quiet import quiet
 from fedfleet.wire.errors import StoreError
+from fedfleet.wire.examples import read
 
 State = Annotated[Path, typer.Argument(help="The aggregator's state folder.")]
 Which = Annotated[str, typer.Argument(help="A round, or a name that was given.")]
@@ -125,6 +133,44 @@ def export(
     found = registry.find(registry.versions(state), which)
     registry.exported(state, found).save(out)
     _print({**facts(found), "out": str(out)}) if as_json else print(f"exported: model {found.round} is in {out}")
+
+
+@app.command(
+    epilog=f"{EXAMPLE}evaluate state/cloud --data npz:held-out.npz\n\n"
+    "fedfleet model evaluate state/cloud 10 promoted --data npz:held-out.npz --model my_model.py:build --replicas 4"
+)
+def evaluate(
+    state: State,
+    data: Annotated[str, typer.Option(help="npz:FILE | csv:FILE?label=COL")],
+    which: Annotated[list[str] | None, typer.Argument(help="Rounds, or names; all that are kept without.")] = None,
+    model: Annotated[
+        str, typer.Option(help="The Keras model, as FILE.py:FUNCTION, to run on replicas; without: the device program.")
+    ] = "",
+    replicas: Annotated[int, typer.Option(help="GPUs, or parts of the CPU, for --model; -1: all GPUs.")] = ALL,
+    as_json: AsJson = False,
+) -> None:
+    """Score several models at once on data of your own; nothing is written to the state folder."""
+    announce(f"fedfleet model evaluate: {', '.join(which or ['all that are kept'])} on {data}", aside=as_json)
+    # what the user's own code prints must not get into the JSON
+    aside = redirect_stdout(sys.stderr if as_json else sys.stdout)
+    with (
+        interruptible(),
+        needs("cloud"),
+        tempfile.TemporaryDirectory() as folder,
+        quiet(Path(folder) / "tensorflow.log"),
+        aside,
+    ):
+        found = scored(state, which or [], read(data), model, replicas)
+    if as_json:
+        _print([{**facts(version), "scores": scores} for version, scores in found])
+        return
+    table = Table(box=box.ROUNDED, border_style="dim")
+    for title in ("model", *found[0].scores, "names"):
+        table.add_column(title, justify="left" if title == "names" else "right")
+    for version, scores in found:
+        figures = ("no number" if value is None else f"{value:.4f}" for value in scores.values())
+        table.add_row(str(version.round), *figures, Text(", ".join(version.names)))
+    Console().print(table)
 
 
 def facts(version: Version) -> dict[str, Any]:

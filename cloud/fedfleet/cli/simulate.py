@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from fedfleet.cli.terminal import announce, interruptible, needs
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Combine, Rounds
 from fedfleet.wire import files
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
@@ -79,6 +79,9 @@ def simulate(
     holdout: Annotated[
         float, typer.Option(help="Share of its examples that each device holds back, and evaluates every model on.")
     ] = 0.0,
+    replicas: Annotated[
+        int, typer.Option(help="GPUs, or parts of the CPU, that combine updates; -1: all GPUs, 0: this process alone.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="One seed, one result, bit for bit.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for runs; each gets one of its own in it.")] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
@@ -103,6 +106,7 @@ def simulate(
             local=tuple(local or ()),
             batch=batch,
             seed=seed,
+            combine=Combine(replicas),
             rounds=Rounds(
                 total=rounds,
                 devices=devices,

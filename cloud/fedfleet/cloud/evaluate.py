@@ -30,7 +30,7 @@ def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Cal
     runner = interpreter(compiled.program)
     load, run = runner.get_signature_runner("set"), runner.get_signature_runner("evaluate")
     load(weights=compiled.weights)  # so that the runtime prepares itself, and says what it has to say, here
-    batches = [_padded(examples, start, compiled.batch) for start in range(0, len(examples.x), compiled.batch)]
+    batches = [padded(examples, start, compiled.batch) for start in range(0, len(examples.x), compiled.batch)]
 
     def evaluate(weights: Weights) -> dict[str, float]:
         load(weights=compiled.with_weights(weights.astype(np.float32)).weights)
@@ -69,7 +69,8 @@ def _classifies(compiled: Compiled) -> bool:
     return compiled.loss == LABELS
 
 
-def _padded(examples: Examples, start: int, size: int) -> dict[str, NDArray[Any]]:
+def padded(examples: Examples, start: int, size: int) -> dict[str, NDArray[Any]]:
+    """Return x, y and weight of the `size` examples from `start` on, filled up with zeros that do not count."""
     x, y = examples.x[start : start + size], examples.y[start : start + size]
     missing = size - len(x)
     return {

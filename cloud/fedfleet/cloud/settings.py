@@ -112,6 +112,19 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Combine:
+    """On how many replicas updates are combined: GPUs, or parts of the CPU where there are none; to the same bits.
+
+    0: in the aggregator's own process, without TensorFlow; -1: on all GPUs.
+    """
+
+    replicas: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.replicas >= -1, "replicas must be a number of devices, -1 for all GPUs, or 0 for none")
+
+
+@dataclass(frozen=True)
 class AggregatorSettings:
     """`settings.toml`. `model` is a folder that `fedfleet compile` wrote; it and `state` are relative to the file."""
 
@@ -125,6 +138,7 @@ class AggregatorSettings:
     plan: Plan = field(default_factory=Plan)
     evaluation: Evaluation = field(default_factory=Evaluation)
     metrics: Metrics = field(default_factory=Metrics)
+    combine: Combine = field(default_factory=Combine)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,13 +48,32 @@ class Aggregate(Protocol):
         """Return the combined difference, float64[P]."""
 
 
+@runtime_checkable
+class Decoding(Protocol):
+    """An aggregate that takes updates as they came off the wire; what it has to know of them is in the bytes."""
+
+    def take(self, codec: str, data: bytes, examples: int) -> None:
+        """Fold one update in; raises FrameError as `grow` and `add` would, in the same words."""
+
+
+class Adder(Protocol):
+    """What adds rounded products up for a mean in another place, exactly."""
+
+    def fold(self, delta: Vector, examples: int) -> None:
+        """Add round(delta * 2^30) * examples."""
+
+    def drained(self) -> NDArray[np.int64]:
+        """Return the sum of all since it was asked last, int64[P]."""
+
+
 @dataclass
 class Mean:
     """The mean weighted by examples (FedAvg; McMahan et al. 2017, algorithm 1), O(P) memory, exact.
 
     The sum of round(delta * 2^30) * examples is `settled` and `recent` together: float64 is faster to add to, and holds
     integers exactly up to 2^53. `bound` is at least the sum of |delta| * examples over any one weight, `near` that of
-    `recent` alone; they keep below what int64 and float64 hold, so that neither saturates or rounds.
+    `recent` alone; they keep below what int64 and float64 hold, so that neither saturates or rounds. Where there is an
+    `adder`, that has what is recent.
     """
 
     settled: NDArray[np.int64]
@@ -62,6 +81,7 @@ class Mean:
     examples: int = 0
     bound: int = 0
     near: int = 0
+    adder: Adder | None = None
 
     @classmethod
     def empty(cls, parameters: int) -> Self:
@@ -76,17 +96,27 @@ class Mean:
 
     def add(self, delta: Vector, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in; raises FrameError, and changes nothing, where the sum could leave int64."""
-        share = _share(delta, examples)
-        self._reserve(share)
-        if share > EXACT:
+        share = self.admitted(_peak(delta), examples)
+        if self.adder is not None:
+            self.adder.fold(delta, examples)
+        elif share > EXACT:
             self.settled += np.rint(delta.astype(np.float64) * 2.0**SCALE_BITS).astype(np.int64) * examples
         else:
             if self.near + share > EXACT:
                 self._settle()
             _fold(self.recent, delta, examples)
             self.near += share
+
+    def admitted(self, peak: float, examples: int) -> int:
+        """Count an update whose largest change is `peak`, which is to be folded in, and return its share of HEADROOM.
+
+        Raises FrameError, and changes nothing, where the sum could leave int64.
+        """
+        share = examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
+        self._reserve(share)
         self.bound += share
         self.examples += examples
+        return share
 
     def merge(self, other: Self) -> None:
         """Fold in another mean over the same weights; raises FrameError where the sum could leave int64."""
@@ -105,6 +135,8 @@ class Mean:
 
     def _settle(self) -> None:
         """Move what is recent to where there is room."""
+        if self.adder is not None:
+            self.settled += self.adder.drained()
         if self.near:
             for block in _blocks(self.recent.size):
                 self.settled[block] += self.recent[block].astype(np.int64)
@@ -175,7 +207,6 @@ def _blocks(size: int) -> list[slice]:
     return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
 
 
-def _share(delta: Vector, examples: int) -> int:
-    """Return an integer that is at least examples * max|delta|."""
-    peak = max(float(np.max(delta, initial=0.0)), -float(np.min(delta, initial=0.0)))
-    return examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
+def _peak(delta: Vector) -> float:
+    """Return max|delta|; NaN where there is one."""
+    return max(float(np.max(delta, initial=0.0)), -float(np.min(delta, initial=0.0)))

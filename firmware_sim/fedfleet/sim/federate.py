@@ -11,7 +11,7 @@ from fedfleet.cloud.evaluate import measured
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Evaluation
-from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.strategies import Strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.engines import Drive
 from fedfleet.sim.patience import Patience
@@ -46,6 +46,7 @@ def federate(
     wanted: Simulation,
     stage: Stage,
     drive: Drive,
+    rule: Strategy,
     compiled: Compiled,
     scorer: Evaluate,
     records: list[RoundRecord],
@@ -55,10 +56,9 @@ def federate(
     # where births get lost or devices leave, who waits for all of them waits for ever
     there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
     rounds = replace(wanted.rounds, devices=there)
-    plan = strategy(wanted.strategy)
     judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
     asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
-    federation = Federation(compiled.program, compiled.shared, plan, *asked)
+    federation = Federation(compiled.program, compiled.shared, rule, *asked)
 
     def watch(aggregator: Aggregator, gone: list[str]) -> None:
         if reason := aggregator.hurry():

@@ -6,8 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from fedfleet.cloud.combine import combined
 from fedfleet.cloud.federation import Evaluate, RoundRecord
+from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import Compiled
+from fedfleet.models.quiet import quiet
 from fedfleet.sim import engines
 from fedfleet.sim.federate import federate
 from fedfleet.sim.stage import Simulation, Stage
@@ -25,4 +28,6 @@ def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
     """
     place = engines.Place(stage.fleet, wanted.devices, stage.folder, wanted.seed, wanted.faults)
     with engines.connected(wanted.engine, wanted.broker, place) as (drive, broker):
-        yield partial(federate, wanted, stage, drive), broker
+        with quiet(stage.folder / "tensorflow.log"):  # before TensorFlow computes anything: see `combined`
+            rule = combined(strategy(wanted.strategy), wanted.combine.replicas)
+        yield partial(federate, wanted, stage, drive, rule), broker

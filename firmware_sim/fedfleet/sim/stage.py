@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Combine, Rounds
 from fedfleet.sim.datasets import Dataset
 from fedfleet.sim.live import Screen
 from fedfleet.sim.record import Recorder
@@ -33,6 +33,7 @@ class Simulation:
     local: tuple[str, ...] = ()
     batch: int = 16
     seed: int = 0
+    combine: Combine = field(default_factory=Combine)
     rounds: Rounds = field(default_factory=Rounds)
     plan: Plan = field(default_factory=Plan)
     baselines: bool = True

@@ -45,8 +45,8 @@ def compile(  # noqa: A001 - the word of the trade
         raise ModelError(f"loss {loss} {refusal}")
     _finite(model)
     with rounded(model, frozen):
-        traces = [_forward(model, size, places) for size in (batch, 1)]
-        training = _forward(model, batch, places, dropping=True) if dropouts(model) else traces[0]
+        traces = [forward(model, size, places) for size in (batch, 1)]
+        training = forward(model, batch, places, dropping=True) if dropouts(model) else traces[0]
     extras.refuse(model)
     _affordable(sum(values.nbytes for values in _constants(traces[0]).values()))
     weights = arranged(flatten(model), places)
@@ -103,8 +103,8 @@ def _loss(name: str) -> Loss:
     return LOSSES[name]
 
 
-def _forward(model: Any, batch: int, places: Sequence[Entry], dropping: bool = False) -> Trace:
-    """The forward pass, its trainable weights numbered as they lie in the flat vector."""
+def forward(model: Any, batch: int, places: Sequence[Entry], dropping: bool = False) -> Trace:
+    """The forward pass of a whole batch, its trainable weights numbered as they lie in the flat vector; ModelError."""
     traced = trace(model, batch, dropping)
     check(traced)
     number = {entry.place: i for i, entry in enumerate(places)}
