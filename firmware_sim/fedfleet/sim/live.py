@@ -102,7 +102,7 @@ class Screen:
         for index, title in enumerate(rows[0]):
             view.add_column(Text(title), justify="right" if index == 1 else "left")
         for row in rows[1:]:
-            style = "bold green" if row[0].startswith("federation") else ""
+            style = "bold green" if row[0].startswith(("federation", "gossip, mean")) else ""
             view.add_row(*(Text(cell) for cell in row), style=style)
         self._console.print(view)
 

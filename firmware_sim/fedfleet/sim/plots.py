@@ -40,7 +40,10 @@ def score_by_round(run: Run) -> str:
     axes = _axes(figure.subplots(), "round", _score_label(run))
     _baselines(axes, run)
     rounds = np.array([record.round for record in run.rounds], dtype=np.float64)
-    _curve(axes, rounds, _scores(run), "federation", BLUE)
+    _curve(axes, rounds, _scores(run), "mean of all models" if run.gossips else "federation", BLUE)
+    if run.gossips:
+        worst = [_shown(run, score(record, f"worst_{run.facts.metric}")) for record in run.rounds]
+        _curve(axes, rounds, np.array(worst, dtype=np.float64), "worst device's own", SKY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _legend(axes, 2)
     return _svg(figure, "score-by-round", f"{run.facts.metric} after each round")

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 FACTS, ROUNDS, OUTCOME = "run.json", "metrics.jsonl", "outcome.json"
 METRICS = ("accuracy", "rmse")
+GOSSIP = "gossip"
 MAX_BYTES = 256 * 2**20
 KB = 1000
 
@@ -87,6 +88,11 @@ class Run(NamedTuple):
     def finished(self) -> bool:
         """Whether the run came to its end rather than being interrupted or still going on."""
         return self.outcome is not None and self.outcome.finished
+
+    @property
+    def gossips(self) -> bool:
+        """Whether there was no aggregator: scores then are of the mean of all models, which no device holds."""
+        return self.facts.engine == GOSSIP
 
 
 class Recorder:

@@ -12,11 +12,12 @@ from string import Template
 from typing import NamedTuple
 
 from fedfleet.sim import plots
-from fedfleet.sim.record import Run, cells, columns, read, score, score_text, size_text
+from fedfleet.sim.record import Run, cells, columns, number_text, read, score, score_text, size_text
 from fedfleet.wire import files
 
 PAGE = "report.html"
 TEMPLATE = "report.html.in"
+MEAN = "The mean of all devices' models, which no device holds,"
 NUMBERS = ("round", "called", "reported", "late", "train loss", "kB up", "kB down", "seconds")
 
 
@@ -50,10 +51,26 @@ def table(run: Run) -> list[tuple[str, ...]]:
         ("trained on", metric, "what left each device"),
         ("each device alone, mean", score_text(found.mean, metric, unit) + diverged, "nothing"),
         ("each device alone, worst", score_text(found.worst, metric, unit), "nothing"),
-        (f"federation, {state(run)}", score_text(found.federation, metric, unit), sent),
+        (f"{_way(run)}, {state(run)}", score_text(found.federation, metric, unit), sent),
+        *_apart(run),
         *_on_devices(run),
         ("all data in one place", score_text(found.central, metric, unit), pooled),
     ]
+
+
+def _way(run: Run) -> str:
+    """What the score is of: the aggregator's model, or a mean that nobody holds."""
+    return "gossip, mean of all models" if run.gossips else "federation"
+
+
+def _apart(run: Run) -> list[tuple[str, ...]]:
+    """Rows for what devices that gossip do hold: each a model of its own."""
+    last, facts = _gossiped(run) if run.gossips else {}, run.facts
+    if last.get("worst") is None or last["distance"] is None:
+        return []
+    left = f"the same; models are {number_text(100 * last['distance'], 2)} % from their mean (rms)"
+    names = {"gossip, devices' own models, mean": "mean", "gossip, worst device's own model": "worst"}
+    return [(name, score_text(last[key], facts.metric, facts.unit), left) for name, key in names.items()]
 
 
 def _on_devices(run: Run) -> list[tuple[str, ...]]:
@@ -92,7 +109,7 @@ def figures(run: Run) -> dict[str, object]:
     found, outcome = answer(run), run.outcome
     values: dict[str, object] = {
         "metric": run.facts.metric,
-        "federation": found.federation,
+        **(_gossiped(run) if run.gossips else {"federation": found.federation}),
         "central": found.central,
         "alone_mean": found.mean,
         "alone_worst": found.worst,
@@ -110,6 +127,17 @@ def figures(run: Run) -> dict[str, object]:
     return {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in values.items()}
 
 
+def _gossiped(run: Run) -> dict[str, float | None]:
+    """The figures of a run without an aggregator: of the mean of all models, of the devices' own, how far apart."""
+    last, metric = run.rounds[-1].scores if run.rounds else {}, run.facts.metric
+    return {
+        "consensus": answer(run).federation,
+        "mean": last.get(f"mean_{metric}"),
+        "worst": last.get(f"worst_{metric}"),
+        "distance": last.get("distance"),
+    }
+
+
 def state(run: Run) -> str:
     """How far the run came: `20 rounds`, or `interrupted after 7 rounds`."""
     count = sum(record.state == "closed" for record in run.rounds)
@@ -118,21 +146,24 @@ def state(run: Run) -> str:
 
 
 def verdict(run: Run) -> str:
-    """What federating changed, in one sentence that claims no more than the scores say."""
+    """What learning together changed for a device, in one sentence that claims no more than the scores say."""
     found, metric, unit = answer(run), run.facts.metric, run.facts.unit
-    if found.federation is None:
+    reached, who, doing = found.federation, "The federation", "Federating"
+    if run.gossips:  # what a device holds then is a model of its own
+        reached, who, doing = _gossiped(run)["mean"], "After gossip a device, on average,", "Gossip"
+    if reached is None:
         return "No round has a score yet."
-    if not math.isfinite(found.federation):
+    if not math.isfinite(reached):
         return "The model diverged: lower the learning rate."
-    text = score_text(found.federation, metric, unit)
+    text = score_text(reached, metric, unit)
     if found.mean is None or not math.isfinite(found.mean):
-        return f"The federation reached {text}; what each device reaches alone was not computed."
+        return f"{who} reached {text}; what each device reaches alone was not computed."
     sign = 1 if metric == "accuracy" else -1
-    gain, alone = sign * (found.federation - found.mean), score_text(found.mean, metric, unit)
+    gain, alone = sign * (reached - found.mean), score_text(found.mean, metric, unit)
     if gain <= 0:
-        return f"Federating did not help here: {text}, where a device alone reaches {alone} on average."
+        return f"{doing} did not help here: {text}, where a device alone reaches {alone} on average."
     gap = None if found.central is None else sign * (found.central - found.mean)
-    return f"Federating took a device from {alone} (alone, on average) to {text}{_share(gain, gap)}."
+    return f"{doing} took a device from {alone} (alone, on average) to {text}{_share(gain, gap)}."
 
 
 def _share(gain: float, gap: float | None) -> str:
@@ -153,6 +184,8 @@ def _fields(run: Run) -> dict[str, str]:
     titles = (*columns(facts.metric), "how it ended")
     return {
         "id": escape(facts.id),
+        "question": f"What did {'gossip' if run.gossips else 'federating'} buy me?",
+        "scored": MEAN if run.gossips else "The global model",
         "head": escape(f"{facts.data} · {facts.devices} devices · {facts.split} · {facts.strategy}"),
         "state": escape(state(run)),
         "mood": "done" if run.finished else "cut",
@@ -179,7 +212,10 @@ def _tiles(run: Run) -> str:
     # In the loopback engine all devices and the aggregator are one process; a virtual device has none.
     memory = "memory of the whole simulation, peak" if facts.engine == "loopback" else "memory on a device, peak"
     tiles = [
-        (score_text(found.federation, facts.metric, facts.unit), f"{facts.metric} of the federation"),
+        (
+            score_text(found.federation, facts.metric, facts.unit),
+            f"{facts.metric} of the {'mean model' if run.gossips else 'federation'}",
+        ),
         (score_text(found.mean, facts.metric, facts.unit), "each device alone, mean"),
         (size_text(up / max(facts.devices, 1)), "left each device, no raw data"),
         *([(f"{max(peaks, default=0):.0f} MiB", memory)] if facts.engine != "virtual" else []),

@@ -20,9 +20,10 @@ from fedfleet.sim import report
 from fedfleet.sim.baselines import Job, alone_and_central
 from fedfleet.sim.datasets import load
 from fedfleet.sim.fleet import fill
+from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.learning import ENGINES, learning
 from fedfleet.sim.live import Screen, headline
-from fedfleet.sim.record import Facts, Outcome, Recorder, read
+from fedfleet.sim.record import GOSSIP, Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
 from fedfleet.sim.stage import UNITS, Simulation, Stage
 from fedfleet.sim.virtual.faults import Faults, parse
@@ -61,6 +62,8 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
+    if wanted.engine == GOSSIP:
+        gossip.check(wanted)
     least = strategy(wanted.strategy).least
     strategy(wanted.strategy).plan(wanted.plan)
     outdated(wanted.strategy, wanted.rounds.staleness)
@@ -141,7 +144,7 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
         id=stage.run,
         data=wanted.data,
         split=wanted.split,
-        strategy=wanted.strategy,
+        strategy=wanted.rule,
         engine=wanted.engine,
         broker=broker,
         seed=wanted.seed,
