@@ -73,6 +73,8 @@ def check(wanted: Simulation) -> None:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
+    if wanted.dying and wanted.engine == "virtual":
+        raise SettingsError("devices of the engine virtual die by its faults, such as dropout=0.3")
     most = AWAKE if wanted.engine == "virtual" else PROCESSES
     if not 1 <= wanted.devices <= most:
         raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")

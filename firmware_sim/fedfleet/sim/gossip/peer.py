@@ -6,7 +6,8 @@ devices, so the same models give the same bits, in whatever order they arrived.
 
 A wait is bounded. A neighbour that the broker calls lost is left out after `GRACE` seconds, one that is silent after
 the deadline; its share goes to the device itself. That is announced, so that a neighbour which was only slow leaves
-this device out in turn and the matrix stays symmetric.
+this device out in turn and the matrix stays symmetric. Who waits says so now and then, or else those who wait for it
+would give it up together with the one that it waits for.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.gossip")
 GRACE = 3.0  # seconds in which a neighbour whose link was lost may be back
+BEATS = 8  # signs of life within a deadline
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ class Peer:
         self._near = {device: Neighbour(launch.weights.size) for device in launch.shares if device != launch.device}
         self._left: set[str] = set()
         self._lost: dict[str, float] = {}
+        self._alive: dict[str, float] = {}
         self._update: Update | None = None
         self._model: Weights = np.frombuffer((folder / "0.weights").read_bytes(), "<f4").astype(np.float32)
-        self._since = 0.0
+        self._since = self._said = 0.0
         for device in self._near:
             bus.subscribe(self._topics.status(device))
             bus.subscribe(self._topics.model(device))
@@ -123,7 +126,7 @@ class Peer:
             return
         self._model = self._model + grow(self._update.codec, self._update.delta, self._model.size)
         self._show(self._announcement, *parts(self.round, self._bytes))
-        self._since = self._clock()
+        self._since = self._said = self._clock()
 
     @property
     def _bytes(self) -> bytes:
@@ -147,6 +150,7 @@ class Peer:
                 return
             device, slot, part = self._topics.shown(delivery.topic)
             found = self._near[device].take(slot, part, delivery.payload)
+            self._alive[device] = self._clock()
             if found is not None and self.launch.device in found.without:
                 self._leave(device, "it has left this device out")
         except FrameError as error:
@@ -167,15 +171,16 @@ class Peer:
             return None
 
     def _give_up(self, awaited: list[str]) -> None:
-        """Leave out whom no more is to be waited for, and say so at once."""
+        """Leave out whom no more is to be waited for, and say so at once; now and then say that one waits."""
         now, before = self._clock(), len(self._left)
         for device in awaited:
-            if now - self._since > self.launch.deadline:
-                self._leave(device, f"nothing of round {self.round} within {self.launch.deadline:g} s")
+            if now - max(self._alive.get(device, 0.0), self._since) > self.launch.deadline:
+                self._leave(device, f"silent for {self.launch.deadline:g} s")
             elif now - max(self._lost.get(device, now), self._since) > GRACE:
                 self._leave(device, "the broker has lost it")
-        if len(self._left) > before:
+        if len(self._left) > before or (awaited and now - self._said > self.launch.deadline / BEATS):
             self._show(self._announcement)
+            self._said = now
 
     def _leave(self, device: str, why: str) -> None:
         if device not in self._left:
