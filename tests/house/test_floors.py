@@ -24,6 +24,8 @@ HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
     "fedfleet.cloud.events",
     "fedfleet.cloud.replicas",
+    "fedfleet.cloud.training.backups", "fedfleet.cloud.training.central", "fedfleet.cloud.training.fit",
+    "fedfleet.cloud.training.steps",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.extras", "fedfleet.models.fixed",
     "fedfleet.models.gradient", "fedfleet.models.inplace",

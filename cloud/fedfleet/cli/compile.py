@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -17,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fedfleet.cli.terminal import announce, interruptible, needs
+from fedfleet.cli.terminal import announce, interruptible, needs, require_writable
 from fedfleet.models.quiet import quiet
-from fedfleet.wire.errors import StoreError
 
 COSTLIEST = 5
 EXAMPLES = """
@@ -52,7 +50,7 @@ def compile_model(
 ) -> None:
     """Compile a Keras model into a device program that trains on LiteRT builtins alone, and say what it will cost."""
     announce(f"fedfleet compile: {model}, {loss}, batch {batch}", aside=as_json)
-    _check(out)
+    require_writable(out)
     with interruptible(), tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
         # Here and not at the top: TensorFlow takes seconds to load.
         with needs("models"):
@@ -79,13 +77,6 @@ def compile_model(
         print(json.dumps(facts, indent=1))
     else:
         Console().print(_table(facts))
-
-
-def _check(out: Path) -> None:
-    """Raise StoreError now, not after minutes of compiling, where `out` could not be written."""
-    nearest = next(path for path in (out, *out.absolute().parents) if os.access(path, os.F_OK))
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-        raise StoreError(f"{out}: cannot be written ({nearest} is in the way); choose another folder")
 
 
 def _table(facts: dict[str, Any]) -> Table:

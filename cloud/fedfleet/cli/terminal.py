@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
 
-from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.errors import SettingsError, StoreError
 
 
 def announce(text: str, *, aside: bool = False) -> None:
     """Print a verb's first line at once, before anything heavy is loaded; `aside` keeps standard output for data."""
     Console(stderr=aside).print(text, highlight=False, soft_wrap=True)
+
+
+def require_writable(out: Path) -> None:
+    """Raise StoreError now, not after minutes of work, where the folder `out` could not be written."""
+    nearest = next(path for path in (out, *out.absolute().parents) if os.access(path, os.F_OK))
+    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+        raise StoreError(f"{out}: cannot be written ({nearest} is in the way); choose another folder")
 
 
 @contextmanager

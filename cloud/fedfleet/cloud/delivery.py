@@ -1,4 +1,4 @@
-"""A model that was gone back to, when no round is left to bring it: a task of its own that trains nothing."""
+"""A model that no round made, when no round is left to bring it to devices: a task of its own that trains nothing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from fedfleet.wire.messages import Blob, Plan, Task
 
 
 def gone_back_to(journal: Journal) -> Model | None:
-    """Return the newest model if it is an older one that was gone back to, and no round has made another since."""
-    return journal.model() if journal.rolled_back() else None
+    """Return the newest model if no round made it: an older one that was gone back to, or one trained in the cloud."""
+    model = journal.model()
+    return model if model is not None and model.brought else None
 
 
 def as_task(model: Model, program: Blob, parameters: int, newest: int) -> Task:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,7 +15,7 @@ SCALAR = 1  # DATA_CLASS_SCALAR of TensorFlow's summary.proto
 
 
 class Events:
-    """Writes one event file with a scalar for each number of a round; the step is the round."""
+    """Writes one event file with a scalar for each number of a round, or of an epoch; the step is its number."""
 
     def __init__(self, folder: Path) -> None:
         """Make `folder` and an event file in it. Raises StoreError."""
@@ -28,10 +29,14 @@ class Events:
 
     def round(self, record: RoundRecord) -> None:
         """Write the numbers of one round and flush them. Raises StoreError."""
+        self.write(record.round, scalars(record))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Write numbers by tag and flush them. Raises StoreError."""
         try:
-            with self._writer.as_default(step=record.round):
+            with self._writer.as_default(step=step):
                 # Leaving the block flushes.
-                for tag, value in scalars(record).items():
+                for tag, value in numbers.items():
                     tf.summary.write(tag, tf.constant(value, tf.float32), metadata=self._metadata)
         except tf.errors.OpError as error:
             raise _refusal(self._folder, error) from None

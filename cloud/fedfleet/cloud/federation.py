@@ -19,6 +19,7 @@ from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, Plan
 
 Evaluate = Callable[[Weights], dict[str, float]]
+NO_MOMENTS = np.zeros(0)  # of a model that no round made: the server's optimizer begins anew
 MAX_METRIC = 2.0**53
 WRITTEN = "the journal was written with {}; go on with that, or choose another state folder"
 
@@ -88,12 +89,14 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
             f"the journal's model has {weights.size} weights, the program {size}; choose another state folder"
         )
     moments = np.load(io.BytesIO(journal.blobs.get(model.moments)), allow_pickle=False)
+    if moments.shape == NO_MOMENTS.shape:
+        return weights, empty
     known = model.strategy and federation.name
     changed = bool(moments.size and known) and algorithm(model.strategy) != algorithm(federation.name)
     if changed or moments.shape != empty.shape:
         raise StoreError(WRITTEN.format(f"strategy {model.strategy}" if known else "another strategy"))
     # devices do not go back: their control variates begin anew with one of zeros
-    return weights, empty if control and journal.rolled_back() else moments
+    return weights, empty if control and model.brought else moments
 
 
 def packed(weights: Weights, moments: Moments) -> tuple[bytes, bytes]:

@@ -26,7 +26,8 @@ from fedfleet.wire.record import build, plain
 
 HEADER = 100  # bytes of every SQLite database; one with fewer is taken for a new one
 KEPT = 3
-MADE = "state IN ('closed', 'rolled back')"
+BROUGHT = "state IN ('rolled back', 'trained')"
+MADE = "state IN ('closed', 'rolled back', 'trained')"
 BEFORE = f"coalesce((SELECT max(round) FROM rounds WHERE round < ?1 AND {MADE}), 0)"
 OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
 
@@ -34,13 +35,20 @@ OPEN_ROUND = "SELECT round FROM rounds WHERE state = 'open'"
 class Model(NamedTuple):
     """A global model: the round that made it, its weights, the server optimizer's moments; digests of blobs.
 
-    `strategy` is the name of that which made it, empty where an older fedfleet has noted none.
+    `strategy` is the name of that which made it, empty where an older fedfleet has noted none. `state` is `closed` for
+    one that devices made, `rolled back` for an older one that was gone back to, `trained` for one that the cloud made.
     """
 
     round: int
     weights: str
     moments: str
     strategy: str
+    state: str = "closed"
+
+    @property
+    def brought(self) -> bool:
+        """Whether no round made it: devices may never have had it."""
+        return self.state != "closed"
 
 
 class Journal:
@@ -143,8 +151,8 @@ class Journal:
         return number
 
     def model(self) -> Model | None:
-        """Return the newest global model, or the older one that was gone back to; None before the first."""
-        columns = "round, weights, moments, strategy"
+        """Return the newest global model, whoever made it, or the older one that was gone back to; None before one."""
+        columns = "round, weights, moments, strategy, state"
         rows = self._run(f"SELECT {columns} FROM rounds WHERE {MADE} ORDER BY round DESC LIMIT 1")
         return Model(*rows[0]) if rows else None
 
@@ -167,17 +175,12 @@ class Journal:
     def lineage(self, most: int) -> tuple[int, tuple[int, ...]]:
         """Return the round that the present line of models began with, and the newest `most` abandoned ones since.
 
-        It begins with the first of all rounds, or anew where a model was gone back to; 0 before that.
+        It begins with the first of all rounds, or anew where a model was gone back to or trained; 0 before that.
         """
-        began = "coalesce(max(CASE WHEN state = 'rolled back' THEN round END), min(round), 0)"
+        began = f"coalesce(max(CASE WHEN {BROUGHT} THEN round END), min(round), 0)"
         ((first,),) = self._run(f"SELECT {began} FROM rounds")
         query = "SELECT round FROM rounds WHERE state = 'abandoned' AND round >= ? ORDER BY round DESC LIMIT ?"
         return first, tuple(sorted(number for (number,) in self._run(query, first, most)))
-
-    def rolled_back(self) -> bool:
-        """Whether the newest global model is an older one that was gone back to."""
-        made = "state IN ('closed', 'rolled back')"
-        return self._run(f"SELECT state FROM rounds WHERE {made} ORDER BY round DESC LIMIT 1") == [("rolled back",)]
 
     def open_task(self) -> Task | None:
         """Return the task of the round that was open when the journal was last used."""

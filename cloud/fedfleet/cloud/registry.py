@@ -18,6 +18,7 @@ import numpy as np
 
 from fedfleet.cloud import schema
 from fedfleet.cloud.federated import Federated
+from fedfleet.cloud.journal import MADE
 from fedfleet.models.compiled import Compiled, load
 from fedfleet.wire.errors import SettingsError, StoreError
 from fedfleet.wire.messages import Task
@@ -31,12 +32,13 @@ GREATER_IS_BETTER = {"accuracy": True, "rmse": False, "mae": False, "loss": Fals
 
 @dataclass(frozen=True)
 class Version:
-    """A global model: the round that made it, out of what, and how good it is.
+    """A global model: the round that made it, or the cloud's own training; out of what, and how good it is.
 
     `before` and `weights` are digests of the weights that its devices began with and of what came of it, program that
     of the device program; empty where an older fedfleet has noted none. `origin` is the version that a rollback went
-    back to; `kept` says whether the weights are still on the disk. `scores` are on the cloud's data, `federated` says
-    what devices made of it, and `gate` whether it was promoted by that, and why. Times are UTC.
+    back to, or that training began with; `kept` says whether the weights are still on the disk. `scores` are on the
+    cloud's data, `federated` says what devices made of it, and `gate` whether it was promoted by that, and why.
+    `training` says how the cloud made it, on what data, if it did. Times are UTC.
     """
 
     round: int
@@ -55,6 +57,7 @@ class Version:
     gate: str
     names: tuple[str, ...]
     kept: bool
+    training: dict[str, Any] | None = None
 
     @property
     def examples(self) -> int:
@@ -178,10 +181,10 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
     names: dict[int, list[str]] = {}
     for name, number in database.execute("SELECT name, round FROM marks ORDER BY name"):
         names.setdefault(number, []).append(name)
-    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate"
-    rows = database.execute(f"SELECT {columns} FROM rounds WHERE state IN ('closed', 'rolled back') ORDER BY round")
+    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate, training"
+    rows = database.execute(f"SELECT {columns} FROM rounds WHERE {MADE} ORDER BY round")
     found = []
-    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate in rows:
+    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate, how in rows:
         task = build(Task, json.loads(text), strict=False)
         found.append(
             Version(
@@ -199,6 +202,7 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
                 scores=json.loads(scores),
                 federated=said(federated),
                 gate=gate,
+                training=json.loads(how),
                 names=tuple(names.get(number, ())),
                 kept=kept is not None and (folder / "blobs" / kept).is_file(),
             )

@@ -8,6 +8,7 @@ FedfleetError
 ├── DataError       examples that cannot be trained on                 (the owner's fault: names file and column)
 ├── ModelError      a model that cannot become a device program        (the owner's fault: names the layer)
 ├── ProgramError    a device program that does not load or run         (the device says so and stays up)
+├── WorkerLost      a process that trained with this one has gone      (start it again, and all go on from a backup)
 └── StoreError      state on disk that cannot be used                  (names the path; nothing was overwritten)
 
 A command that ends in one of these prints its one line and exits with 2; anything else is our own fault and exits
@@ -47,6 +48,10 @@ class ModelError(FedfleetError):
 
 class ProgramError(FedfleetError):
     """A device program that the installed runtime cannot load or run."""
+
+
+class WorkerLost(FedfleetError):
+    """One of the processes that train together has gone, or could not be joined."""
 
 
 class StoreError(FedfleetError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,22 @@ def load(spec: str, seed: int) -> Dataset:
     if options:
         raise DataError(f"data {spec!r} takes no options: leave out all from the '?' on")
     return _turbofan(path) if kind == "turbofan" else _mnist(path, seed)
+
+
+def whole(spec: str, test: str, seed: int) -> Dataset:
+    """A data set to train on in one place: as `load` has it, but of `npz:` and `csv:` all, with targets as they are.
+
+    `test` names what to judge those by, as npz or csv; empty where nothing is to be judged.
+    """
+    if spec.partition(":")[0] not in ("npz", "csv"):
+        if test:
+            raise DataError(f"{spec} brings its own examples to test on: leave {test!r} out")
+        return load(spec, seed)
+    train = read(spec)
+    judged = read(test) if test else take(train, np.arange(0))
+    if train.y.ndim == 2:
+        return Dataset(spec, train, judged, None, None, "rmse", 1.0)
+    return replace(_labelled(spec, train, judged if test else train), test=judged)
 
 
 def holdout(examples: Examples, seed: int) -> tuple[Examples, Examples]:

@@ -1,0 +1,130 @@
+"""`fedfleet train`: data-parallel training on the data that the cloud owns; devices go on from what comes of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from fedfleet.cli.course import Wanted, run
+from fedfleet.cli.epochs import Epochs
+from fedfleet.cli.terminal import announce, require_writable
+from fedfleet.wire import files
+
+EXAMPLES = """
+[bold]examples[/bold]
+
+fedfleet train --out build/digits
+
+fedfleet train --model my_model.py:build --data npz:mine.npz --test npz:held-out.npz --replicas 4 --out build/mine
+
+fedfleet train --model my_model.py:build --data npz:mine.npz --start state/cloud:promoted --state state/cloud
+"""
+
+
+def train(
+    data: Annotated[
+        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
+    ] = "digits",
+    test: Annotated[str, typer.Option(help="What npz or csv data is judged by: npz:FILE | csv:FILE?label=COL")] = "",
+    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    start: Annotated[
+        str, typer.Option(help="Weights to start from: STATE:MODEL of an aggregator, or a program's folder.")
+    ] = "",
+    strategy: Annotated[
+        str, typer.Option(help="one | mirrored: all devices of this machine | workers: machines, by TF_CONFIG.")
+    ] = "mirrored",
+    replicas: Annotated[
+        int, typer.Option(help="Devices for mirrored: GPUs, or parts of the CPU where there is none; 0: all GPUs.")
+    ] = 0,
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
+    batch: Annotated[int, typer.Option(help="Examples in a step, over all replicas together.")] = 64,
+    optimizer: Annotated[str, typer.Option(help="sgd | momentum | adam")] = "momentum",
+    learning_rate: Annotated[float, typer.Option(help="Its learning rate.")] = 0.02,
+    seed: Annotated[int, typer.Option(help="One seed, one order of the data.")] = 0,
+    loss: Annotated[str, typer.Option(help="As for compile; by the data where it is empty.")] = "",
+    device_batch: Annotated[int, typer.Option(help="Examples in a device's training step.")] = 16,
+    local: Annotated[
+        list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
+    ] = None,
+    frozen: Annotated[str, typer.Option(help="How weights that do not train are kept: float32 or int8.")] = "float32",
+    out: Annotated[Path, typer.Option(help="Folder for the trained program, as `fedfleet compile` writes it.")] = Path(
+        "build/trained"
+    ),
+    state: Annotated[
+        Path | None, typer.Option(help="An aggregator's state folder, which gets a new version; stop it first.")
+    ] = None,
+    backup: Annotated[Path | None, typer.Option(help="Folder for backups; OUT/backup if not given.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for all workers.")] = 300.0,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
+) -> None:
+    """Train a model on the data of the cloud, on all GPUs of one machine or of several, for devices to go on from."""
+    announce(f"fedfleet train: {data}, {strategy}, {epochs} epochs of batches of {batch}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
+    wanted = Wanted(
+        data=data,
+        test=test,
+        model=model,
+        start=start,
+        strategy=strategy,
+        replicas=replicas,
+        epochs=epochs,
+        batch=batch,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        seed=seed,
+        loss=loss,
+        device_batch=device_batch,
+        local=tuple(local or ()),
+        frozen=frozen,
+        out=out,
+        state=state,
+        backup=backup or out / "backup",
+        tensorboard=tensorboard,
+        wait=wait,
+    )
+    require_writable(out)
+    console = Console()
+    with Epochs(console, epochs) as view, _stoppable(view, wanted):
+        found = run(wanted, view)
+    if found is None:
+        print("done: the first worker has the result")
+        return
+    told = [f"the trained program is in {out}"] + ([f"model {found.version} of {state}"] if found.version else [])
+    print(", and is ".join(told))
+    facts = asdict(found) | {"seconds": time.monotonic() - began, "out": str(out)}
+    if json_file is not None:
+        files.write(json_file, json.dumps(facts, indent=1).encode())
+    print("result", *(f"{name}={value}" for name, value in _figures(facts).items()))
+
+
+@contextmanager
+def _stoppable(view: Epochs, wanted: Wanted) -> Iterator[None]:
+    """Turn Ctrl-C into a line that says where training goes on, and exit code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        last = view.last
+        where = f" in epoch {last.epoch} of {wanted.epochs}, step {last.step} of {last.steps}" if last else ""
+        print(f"fedfleet: interrupted{where}; the same command goes on from {wanted.backup}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def _figures(facts: dict[str, Any]) -> dict[str, str]:
+    """What the last line says."""
+    training = facts["training"]
+    numbers = {"epochs": training["epochs"], "train_loss": training["last_loss"], **facts["scores"]}
+    numbers["seconds"] = facts["seconds"]
+    said = {name: f"{value:.6g}" for name, value in numbers.items() if value is not None}
+    return said | {"version": str(facts["version"])}
