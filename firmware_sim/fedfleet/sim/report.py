@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files as resources
 from pathlib import Path
-from string import Template
 from typing import NamedTuple
 
 from fedfleet.sim import plots
+from fedfleet.sim.markup import grid, pairs, style, template
 from fedfleet.sim.record import Run, cells, columns, number_text, read, score, score_text, size_text
 from fedfleet.wire import files
 
@@ -34,9 +32,8 @@ class Answer(NamedTuple):
 def write(folder: Path) -> Path:
     """Write report.html into the run folder `folder` and return its path. Raises StoreError."""
     run = read(folder)
-    template = Template(resources("fedfleet.sim").joinpath(TEMPLATE).read_text("utf-8"))
     path = folder / PAGE
-    files.write(path, template.substitute(_fields(run)).encode("utf-8", "replace"))
+    files.write(path, template(TEMPLATE).substitute(_fields(run)).encode("utf-8", "replace"))
     return path
 
 
@@ -183,6 +180,7 @@ def _fields(run: Run) -> dict[str, str]:
     rounds = [(*cells(r, facts.metric, facts.unit), reason) for r, reason in zip(run.rounds, closing, strict=True)]
     titles = (*columns(facts.metric), "how it ended")
     return {
+        "style": style(),
         "id": escape(facts.id),
         "question": f"What did {'gossip' if run.gossips else 'federating'} buy me?",
         "scored": MEAN if run.gossips else "The global model",
@@ -191,15 +189,15 @@ def _fields(run: Run) -> dict[str, str]:
         "mood": "done" if run.finished else "cut",
         "verdict": escape(verdict(run)),
         "tiles": _tiles(run),
-        "answer": _table(rows[0], rows[1:], numeric=(facts.metric,)),
+        "answer": grid(rows[0], rows[1:], numeric=(facts.metric,)),
         "by_round": plots.score_by_round(run),
         "by_megabytes": plots.score_by_megabytes(run),
         "by_device": plots.examples_by_device(run),
         "by_time": plots.time_and_reports(run),
-        "rounds": _table(titles, rounds, numeric=(*NUMBERS, facts.metric)),
-        "settings": _pairs(_settings(run)),
-        "versions": _pairs(sorted(facts.versions.items())),
-        "digests": _pairs(_digests(run)),
+        "rounds": grid(titles, rounds, numeric=(*NUMBERS, facts.metric)),
+        "settings": pairs(_settings(run)),
+        "versions": pairs(sorted(facts.versions.items())),
+        "digests": pairs(_digests(run)),
     }
 
 
@@ -246,20 +244,3 @@ def _digests(run: Run) -> list[tuple[str, str]]:
     last = run.rounds[-1].weights if run.rounds else "—"
     weights = run.outcome.weights if run.outcome is not None else last
     return [("device program, sha256", run.facts.program), ("final weights, sha256", weights)]
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[str]) -> str:
-    """An HTML table whose first column heads its rows; the columns in `numeric` are set flush right."""
-    kinds = [' class="n"' if title in numeric else "" for title in titles]
-    head = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for kind, title in zip(kinds, titles, strict=True))
-    body = []
-    for row in rows:
-        first, *rest = (escape(cell) for cell in row)
-        tail = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds[1:], rest, strict=True))
-        body.append(f'<tr><th scope="row"{kinds[0]}>{first}</th>{tail}</tr>')
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table>"
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    rows = "\n".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in pairs)
-    return f"<dl>\n{rows}\n</dl>" if rows else "<p>none recorded</p>"

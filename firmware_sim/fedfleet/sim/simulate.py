@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +23,7 @@ from fedfleet.sim.datasets import load
 from fedfleet.sim.fleet import fill
 from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.learning import ENGINES, learning
-from fedfleet.sim.live import Screen, headline
+from fedfleet.sim.live import Screen, View, headline
 from fedfleet.sim.record import GOSSIP, Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
 from fedfleet.sim.stage import UNITS, Simulation, Stage
@@ -32,23 +33,24 @@ from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
 
+Show = Callable[[Console, str, int, str, str], View]  # as Screen is made
 PROCESSES = 1000  # each device of the engine mqtt is one, and its training child another
 
 
-def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
+def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Screen) -> Path:
     """Run `wanted` into a new folder below `out` and return it; Ctrl-C ends all processes and leaves a readable run.
 
-    Raises FedfleetError for what the owner can mend, KeyboardInterrupt when interrupted.
+    `show` makes what shows how it goes. Raises FedfleetError for what the owner can mend, KeyboardInterrupt.
     """
     check(wanted)
     dataset = load(wanted.data, wanted.seed)
     parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
     run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
-    recorder = Recorder(_fresh(out / run))
+    recorder = Recorder(fresh(out / run))
     dealt = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
     head = f"{recorder.folder}: {dealt}, {len(dataset.test.x)} held out"
     unit = UNITS.get(wanted.kind, "")
-    with Screen(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
+    with show(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
         stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen)
         try:
             _play(wanted, stage)
@@ -174,7 +176,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     """Return `folder`, or one beside it with a number where that is taken."""
     names = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 100))]
     return next((name for name in names if not name.exists()), names[-1])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedfleet.cloud.settings import Rounds
 from fedfleet.sim.datasets import Dataset
-from fedfleet.sim.live import Screen
+from fedfleet.sim.live import View
 from fedfleet.sim.record import GOSSIP, Recorder
 from fedfleet.wire.examples import Examples, permutation
 from fedfleet.wire.messages import Plan
@@ -71,7 +71,7 @@ class Stage:
     dataset: Dataset
     parts: list[Examples]
     recorder: Recorder
-    screen: Screen
+    screen: View
 
     @property
     def fleet(self) -> str:
