@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from fedfleet.cloud.delivery import as_task, gone_back_to
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
@@ -18,6 +19,8 @@ from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.opening import Start, next_task, resumed, seat
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
+from fedfleet.cloud.refine.clients import clients
+from fedfleet.cloud.refine.plan import Made, Refine, Refinement
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
@@ -42,8 +45,13 @@ class Aggregator:
         clock: Callable[[], float],
         evaluate: Evaluate | None = None,
         report: Callable[[RoundRecord], None] = lambda _: None,
+        refine: Refine | None = None,
     ) -> None:
-        """Pick up where `journal` ends. `evaluate` scores weights; `report` is told of every round that ends."""
+        """Pick up where `journal` ends.
+
+        `evaluate` scores weights, `report` is told of every round that ends, and `refine` is given what a round has
+        made, before it is the round's model, where the federation has that due.
+        """
         self._federation = replace(federation, plan=federation.strategy.plan(federation.plan))
         self._topics = topics
         self._bus = bus
@@ -51,6 +59,8 @@ class Aggregator:
         self._clock = clock
         self._evaluate = evaluate
         self._report = report
+        self._refine = refine
+        self._refining = ""
         self.weights, self._moments = restore(journal, federation)
         journal.tidy()
         if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
@@ -107,6 +117,8 @@ class Aggregator:
 
     def waiting(self) -> str:
         """Why nothing is happening right now, in one line."""
+        if self._refining:
+            return self._refining
         if self._round is None:
             rounds = self._federation.rounds
             needs = f" with {rounds.needs}" if str(rounds.needs) else ""
@@ -219,22 +231,37 @@ class Aggregator:
     def _end(self, round_: Round, verdict: Verdict) -> None:
         seconds = self._clock() - self._began
         bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
+        refined = None
         before = examined(self._journal, round_, self._federation.measure) if verdict.state == "closed" else None
         if verdict.state == "closed":
             server = self._federation.strategy.server
             self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
-            self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
+            refined = self._refined(round_)
+            self._journal.close_round(round_.task.round, *packed(self.weights, self._moments), refined)
             self._follows = ""
         else:
             self._abandon(round_.task.round, verdict.reason)
         self._superseded += round_.task.moving
         ended, self._round, self._intake = self._intake, None, None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before)
+        record = replace(
+            recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before, refined=refined
+        )
         if not self.done:
             self._begin(ended)  # first the devices' work, then our own
         central, found = self._evaluate is not None, self._scored(record)
         self._report(judged(self._journal.folder, found, self._federation.evaluation, central=central))
+
+    def _refined(self, round_: Round) -> Refinement | None:
+        """Refine what the round has made, if that is due, before anyone else has seen it; return how."""
+        task, federation = round_.task, self._federation
+        if self._refine is None or not federation.refining.due(self._journal.closed_rounds() + 1):
+            return None
+        made = Made(task.round, self.weights, partial(clients, self._journal, task, round_.parameters))
+        self._refining = f"refining the model of round {task.round}: {federation.refining.kind}"
+        self.weights, how = self._refine(made)
+        self._refining = ""
+        return how
 
     def _abandon(self, number: int, reason: str) -> None:
         log.warning("round %d abandoned: %s", number, reason, extra={"round": number})

@@ -18,6 +18,7 @@ import numpy as np
 
 from fedfleet.cloud import schema
 from fedfleet.cloud.federated import Federated
+from fedfleet.cloud.refine.plan import Refinement
 from fedfleet.models.compiled import Compiled, load
 from fedfleet.wire.errors import SettingsError, StoreError
 from fedfleet.wire.messages import Task
@@ -36,7 +37,8 @@ class Version:
     `before` and `weights` are digests of the weights that its devices began with and of what came of it, program that
     of the device program; empty where an older fedfleet has noted none. `origin` is the version that a rollback went
     back to; `kept` says whether the weights are still on the disk. `scores` are on the cloud's data, `federated` says
-    what devices made of it, and `gate` whether it was promoted by that, and why. Times are UTC.
+    what devices made of it, and `gate` whether it was promoted by that, and why; `refined` is how the cloud refined it,
+    if it did. Times are UTC.
     """
 
     round: int
@@ -53,6 +55,7 @@ class Version:
     scores: dict[str, float | None]
     federated: Federated | None
     gate: str
+    refined: Refinement | None
     names: tuple[str, ...]
     kept: bool
 
@@ -133,6 +136,11 @@ def said(text: str) -> Federated | None:
     return build(Federated, table, strict=False) if table else None
 
 
+def _refined(text: str) -> Refinement | None:
+    table = json.loads(text)
+    return build(Refinement, table, strict=False) if table else None
+
+
 def worse(new: float, old: float, by: str, tolerance: float = 0.0) -> bool:
     """Whether `new` is worse than `old` by more than `tolerance`, as that metric counts."""
     return new < old - tolerance if GREATER_IS_BETTER[by] else new > old + tolerance
@@ -178,10 +186,10 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
     names: dict[int, list[str]] = {}
     for name, number in database.execute("SELECT name, round FROM marks ORDER BY name"):
         names.setdefault(number, []).append(name)
-    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate"
+    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate, refined"
     rows = database.execute(f"SELECT {columns} FROM rounds WHERE state IN ('closed', 'rolled back') ORDER BY round")
     found = []
-    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate in rows:
+    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate, how in rows:
         task = build(Task, json.loads(text), strict=False)
         found.append(
             Version(
@@ -199,6 +207,7 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
                 scores=json.loads(scores),
                 federated=said(federated),
                 gate=gate,
+                refined=_refined(how),
                 names=tuple(names.get(number, ())),
                 kept=kept is not None and (folder / "blobs" / kept).is_file(),
             )

@@ -200,7 +200,8 @@ def _read_npy(archive: ZipFile, path: Path, name: str) -> npt.NDArray[np.generic
     """One plain numeric array of an archive, its size proven against its header before it is read."""
     names = archive.namelist()
     if f"{name}.npy" not in names:
-        raise DataError(f"{path} has no array {name!r}, only {', '.join(n.removesuffix('.npy') for n in names[:8])}")
+        known = ", ".join(n.removesuffix(".npy") for n in names[:8])
+        raise DataError(f"{path} has no array {name!r}, only {known}: write it with numpy.savez(FILE, x=..., y=...)")
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
         dtype, fortran, shape = _npy_header(file, f"{path} array {name!r}")

@@ -19,7 +19,8 @@ UNITS = {"turbofan": "cycles"}
 class Simulation:
     """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size.
 
-    The layers named in `local` train on each device for itself. `faults` are those of the virtual engine.
+    The layers named in `local` train on each device for itself. `faults` are those of the virtual engine. The cloud
+    gets `cloud_share` of the training data, which no device has then, and refines with it as `refine` says.
     """
 
     data: str = "digits"
@@ -36,6 +37,8 @@ class Simulation:
     rounds: Rounds = field(default_factory=Rounds)
     plan: Plan = field(default_factory=Plan)
     baselines: bool = True
+    refine: str = ""
+    cloud_share: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -45,7 +48,10 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a run plays with once the data is there: one line for the screen, the run folder, who holds what."""
+    """What a run plays with once the data is there: one line for the screen, the run folder, who holds what.
+
+    `dataset.train` is what devices hold; `cloud` is what was set aside before that, if anything was.
+    """
 
     run: str
     folder: Path
@@ -53,6 +59,7 @@ class Stage:
     parts: list[Examples]
     recorder: Recorder
     screen: Screen
+    cloud: Examples | None = None
 
     @property
     def fleet(self) -> str:
