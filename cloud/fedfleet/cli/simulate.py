@@ -29,6 +29,8 @@ fedfleet simulate --engine gossip --topology torus
 
 fedfleet simulate --engine virtual --faults dropout=0.3,straggler=0.2 --devices 200
 
+fedfleet simulate --split dirichlet:0.1 --cloud-share 0.1 --refine distil:every=5,steps=50
+
 fedfleet simulate --data 'csv:pumps.csv?label=failure' --model my_model.py:build
 """
 
@@ -85,6 +87,12 @@ def simulate(
     holdout: Annotated[
         float, typer.Option(help="Share of its examples that each device holds back, and evaluates every model on.")
     ] = 0.0,
+    refine: Annotated[
+        str, typer.Option(help="What the cloud does to models: tune | distil, or tune:every=5,steps=50 and the like.")
+    ] = "",
+    cloud_share: Annotated[
+        float, typer.Option(help="Share of the training data that the cloud gets, for --refine, and no device.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="One seed, one result, bit for bit.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for runs; each gets one of its own in it.")] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
@@ -111,6 +119,8 @@ def simulate(
             local=tuple(local or ()),
             batch=batch,
             seed=seed,
+            refine=refine,
+            cloud_share=cloud_share,
             rounds=Rounds(
                 total=rounds,
                 devices=devices,

@@ -31,7 +31,10 @@ KB = 1000
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run was asked to do. `counts` are examples by device and label; `scale` turns a target into `unit`s."""
+    """What a run was asked to do. `counts` are examples by device and label; `scale` turns a target into `unit`s.
+
+    The cloud has `cloud` examples of its own, and refines with them as `refine` says.
+    """
 
     id: str
     data: str
@@ -51,6 +54,8 @@ class Facts:
     versions: dict[str, str]
     counts: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
+    refine: str = ""
+    cloud: int = 0
 
     def __post_init__(self) -> None:
         """Raise `Mismatch` for values that no plot or table could show."""

@@ -229,6 +229,7 @@ def _settings(run: Run) -> list[tuple[str, str]]:
         ("split", facts.split),
         ("strategy", facts.strategy),
         ("devices", str(facts.devices)),
+        *([("the cloud's own", f"{facts.cloud:,} examples; {facts.refine or 'not used'}")] if facts.cloud else []),
         ("rounds asked for", str(facts.rounds)),
         ("seed", str(facts.seed)),
         ("engine", facts.engine),

@@ -17,7 +17,7 @@ from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
-from fedfleet.sim import report
+from fedfleet.sim import refining, report
 from fedfleet.sim.baselines import Job, alone_and_central
 from fedfleet.sim.datasets import load
 from fedfleet.sim.fleet import fill
@@ -25,7 +25,7 @@ from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.learning import ENGINES, learning
 from fedfleet.sim.live import Screen, View, headline
 from fedfleet.sim.record import GOSSIP, Facts, Outcome, Recorder, read
-from fedfleet.sim.split import histogram, split
+from fedfleet.sim.split import histogram, set_aside, split
 from fedfleet.sim.stage import UNITS, Simulation, Stage
 from fedfleet.sim.virtual.faults import Faults, parse
 from fedfleet.sim.virtual.fleet import AWAKE
@@ -43,15 +43,16 @@ def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Scree
     `show` makes what shows how it goes. Raises FedfleetError for what the owner can mend, KeyboardInterrupt.
     """
     check(wanted)
-    dataset = load(wanted.data, wanted.seed)
+    dataset, cloud = set_aside(load(wanted.data, wanted.seed), wanted.cloud_share, wanted.seed)
     parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
     run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(fresh(out / run))
     dealt = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
-    head = f"{recorder.folder}: {dealt}, {len(dataset.test.x)} held out"
+    own = f", {len(cloud.x)} in the cloud" if cloud else ""
+    head = f"{recorder.folder}: {dealt}{own}, {len(dataset.test.x)} held out"
     unit = UNITS.get(wanted.kind, "")
     with show(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
-        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen)
+        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen, cloud)
         try:
             _play(wanted, stage)
         finally:
@@ -69,6 +70,7 @@ def check(wanted: Simulation) -> None:
     least = strategy(wanted.strategy).least
     strategy(wanted.strategy).plan(wanted.plan)
     outdated(wanted.strategy, wanted.rounds.staleness)
+    refining.wanted_of(wanted)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
@@ -95,6 +97,7 @@ def _play(wanted: Simulation, stage: Stage) -> None:
             # Here and not at the top: TensorFlow takes seconds to load, and the devices start meanwhile.
             from fedfleet.sim import program as programs
 
+            refining.reserve(wanted)
             model = programs.build(stage.dataset, wanted.kind, wanted.model, wanted.seed)
             compiled = programs.compiled(model, stage.dataset, wanted.batch, wanted.local)
             scorer = evaluator(compiled, stage.dataset.test, stage.dataset.target_scale)
@@ -163,6 +166,8 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
         versions=versions | _versions(),
         counts=tuple(tuple(int(n) for n in row) for row in counts),
         labels=labels,
+        refine=wanted.refine,
+        cloud=len(stage.cloud.x) if stage.cloud else 0,
     )
 
 

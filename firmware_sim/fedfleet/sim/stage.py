@@ -20,7 +20,8 @@ class Simulation:
     """What to run. `model` is FILE.py:FUNCTION, empty for the zoo's; `batch` is the device program's batch size.
 
     The layers named in `local` train on each device for itself. `faults` are those of the virtual engine, `topology` is
-    that of the engine gossip. A share `dying` of the devices is killed half way through the rounds, for good.
+    that of the engine gossip. A share `dying` of the devices is killed half way through the rounds, for good. The cloud
+    gets `cloud_share` of the training data, which no device has then, and refines with it as `refine` says.
     """
 
     data: str = "digits"
@@ -39,6 +40,8 @@ class Simulation:
     plan: Plan = field(default_factory=Plan)
     baselines: bool = True
     dying: float = 0.0
+    refine: str = ""
+    cloud_share: float = 0.0
 
     @property
     def kind(self) -> str:
@@ -64,7 +67,10 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a run plays with once the data is there: one line for the screen, the run folder, who holds what."""
+    """What a run plays with once the data is there: one line for the screen, the run folder, who holds what.
+
+    `dataset.train` is what devices hold; `cloud` is what was set aside before that, if anything was.
+    """
 
     run: str
     folder: Path
@@ -72,6 +78,7 @@ class Stage:
     parts: list[Examples]
     recorder: Recorder
     screen: View
+    cloud: Examples | None = None
 
     @property
     def fleet(self) -> str:
