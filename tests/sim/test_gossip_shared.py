@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +15,7 @@ from fedfleet.wire import frames
 from fedfleet.wire.chunks import Part
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
-from fedfleet.wire.messages import CHUNK, Blob
+from fedfleet.wire.messages import CHUNK, Blob, decode, encode
 from fedfleet.wire.record import Mismatch, plain
 from fedfleet.wire.topics import Topics
 
@@ -103,6 +106,15 @@ def test_an_announcement_is_bounded() -> None:
     for fields in ({"round": 0}, {"without": tuple(f"d{n}" for n in range(300))}, {"without": ("No/Device",)}):
         with pytest.raises(Mismatch):
             Announced(**{"round": 1, "blob": blob, **fields})  # type: ignore[arg-type]
+
+
+def test_the_golden_announcement_is_that_of_the_document() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "wire.md").read_text()
+    found = re.search(r"<!-- golden announced -->\s*```\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    frame = bytes.fromhex(found.group(1))
+    assert frame == encode(Announced(3, Blob("0" * 64, 4096), ("d3",)))
+    assert decode(Announced, frame).without == ("d3",)
 
 
 def test_topics_say_who_shows_what() -> None:

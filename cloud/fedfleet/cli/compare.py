@@ -46,6 +46,13 @@ def compare(
     dying: Annotated[
         float, typer.Option(help="Share of the devices that is killed half way, in a second run of each. 0: none.")
     ] = 0.3,
+    refine: Annotated[
+        str,
+        typer.Option(help="What the cloud does in the hybrid: tune | distil, or tune:every=5,steps=50 and the like."),
+    ] = "tune:every=5,steps=100",
+    cloud_share: Annotated[
+        float, typer.Option(help="Share of the training data that is the cloud's own in the hybrid, and no device's.")
+    ] = 0.1,
     broker: Annotated[
         str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
     ] = "auto",
@@ -53,7 +60,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for comparisons; each gets one of its own in it.")] = Path("runs"),
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
 ) -> None:
-    """Train the same task in one place, on each device alone, federated and by gossip, and compare what it cost."""
+    """Train one task in one place, on each device alone, federated, refined and by gossip, and compare what it cost."""
     announce(f"fedfleet compare: {data} on {devices} devices, {rounds} rounds of {epochs} passes")
     # Here and not at the top: the line above must not wait for NumPy and scikit-learn.
     with needs("sim"):
@@ -77,9 +84,10 @@ def compare(
         )
     except Mismatch as error:
         raise SettingsError(str(error)) from None
+    engine_room.require(wanted, refine, cloud_share)
     console = Console()
     with interruptible():
-        folder, found = engine_room.compare(wanted, engine_room.contenders(), out, console)
+        folder, found = engine_room.compare(wanted, engine_room.contenders(refine, cloud_share), out, console)
         page.write(folder, found)
     page.tell(console, folder, found)
     if json_file is not None:

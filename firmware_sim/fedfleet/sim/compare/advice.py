@@ -75,8 +75,9 @@ def advise(results: Sequence[Result], scale: Scale) -> Advice:
         *_others(chosen, [result for result in private if result not in tied], scale),
         *(_moving(chosen, result, scale) for result in results if result.traits.raw and _finite(result.whole)),
     ]
-    needs = " and ".join(chosen.traits.needs) or "nothing beside the devices"
-    verdict = f"Recommended here: {chosen.traits.title}, at {scale.text(chosen.whole.score)}. It needs {needs}."
+    verdict = (
+        f"Recommended here: {chosen.traits.title}, at {scale.text(chosen.whole.score)}. It needs {_needs(chosen)}."
+    )
     return Advice(chosen.traits.name, verdict, tuple(reasons))
 
 
@@ -98,11 +99,14 @@ def _best(best: Result, private: Sequence[Result], tied: Sequence[Result], scale
 
 def _cheaper(chosen: Result, lasting: Sequence[Result]) -> str:
     """Why of several equally good ones this one."""
-    others = ", ".join(
-        f"{result.traits.title} {size_text(_traffic(result))}" for result in lasting if result is not chosen
-    )
-    own = f"{chosen.traits.title} moves {size_text(_traffic(chosen))} in all"
-    return f"Of the equally good, {own} and needs {len(chosen.traits.needs)} things beside the devices; {others}."
+    first, *others = [chosen, *(result for result in lasting if result is not chosen)]
+    costs = [f"{result.traits.title} {size_text(_traffic(result))} and {_needs(result)}" for result in others]
+    own = f"{first.traits.title} moves {size_text(_traffic(first))} in all and needs {_needs(first)}"
+    return f"Of those, {own}; {'; '.join(costs)}."
+
+
+def _needs(result: Result) -> str:
+    return " and ".join(result.traits.needs) or "nothing else"
 
 
 def _broken(tied: Sequence[Result], lasting: Sequence[Result]) -> str:

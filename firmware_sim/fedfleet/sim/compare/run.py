@@ -46,9 +46,10 @@ class Comparison:
     advice: Advice
 
 
-def contenders() -> list[Contender]:
-    """All ways to train that are compared, in the order of the page."""
-    return [central.contender(), alone.contender(), fleets.federation(), fleets.gossip()]
+def contenders(refine: str, cloud_share: float) -> list[Contender]:
+    """All ways that are compared, in the order of the page; the hybrid refines as `refine` says, on that share."""
+    federated = fleets.federation(), fleets.hybrid(refine, cloud_share)
+    return [central.contender(), alone.contender(), *federated, fleets.gossip()]
 
 
 def compare(wanted: Simulation, ways: Sequence[Contender], out: Path, console: Console) -> tuple[Path, Comparison]:
@@ -56,7 +57,6 @@ def compare(wanted: Simulation, ways: Sequence[Contender], out: Path, console: C
 
     Raises FedfleetError for what the owner can mend, KeyboardInterrupt when interrupted.
     """
-    require(wanted)
     began = time.monotonic()
     dataset = load(wanted.data, wanted.seed)
     parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
@@ -91,10 +91,10 @@ def compare(wanted: Simulation, ways: Sequence[Contender], out: Path, console: C
     return folder, found
 
 
-def require(wanted: Simulation) -> None:
+def require(wanted: Simulation, refine: str, cloud_share: float) -> None:
     """Raise SettingsError for what could not be run in every way, before anything is started."""
-    for engine in ("mqtt", "gossip"):
-        check(replace(wanted, engine=engine))
+    check(replace(wanted, engine="mqtt", refine=refine, cloud_share=cloud_share))
+    check(replace(wanted, engine="gossip"))
     if wanted.dying and not 0 < len(wanted.doomed) < wanted.devices:
         raise SettingsError(
             f"a share of {wanted.dying:g} of {wanted.devices} devices is {len(wanted.doomed)}: "
