@@ -45,7 +45,12 @@ HOLDS_TENSORFLOW = {
     "fedfleet.sim.program",
 }  # fmt: skip
 # what needs TensorFlow by way of those
-COMPILER = HOLDS_TENSORFLOW | {"fedfleet.cloud.refine.tune", "fedfleet.models.rewrite", "fedfleet.models.zoo"}
+COMPILER = HOLDS_TENSORFLOW | {
+    "fedfleet.cloud.refine.tune",
+    "fedfleet.models.rewrite",
+    "fedfleet.sim.compare.trainer",
+    "fedfleet.models.zoo",
+}
 MAY_FALL_BACK = {"fedfleet.models.runtime"}  # TensorFlow's own interpreter, where no LiteRT runtime is installed
 STANDARD = set(sys.stdlib_module_names)
 

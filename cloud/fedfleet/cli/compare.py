@@ -79,7 +79,6 @@ def compare(
             seed=seed,
             rounds=Rounds(total=rounds, devices=devices),
             plan=Plan(epochs=epochs, learning_rate=learning_rate, momentum=MOMENTUM),
-            baselines=False,
             dying=dying,
         )
     except Mismatch as error:
