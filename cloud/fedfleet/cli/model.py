@@ -38,6 +38,7 @@ JUDGED = (
     Column("on devices", lambda version: brief(version.federated) if version.federated else ""),
     Column("gate", lambda version: version.gate.partition(":")[0]),
     Column("refined", lambda version: _how(version.refined) if version.refined else ""),
+    Column("trained on", lambda version: str((version.training or {}).get("data", ""))),
 )
 
 app = typer.Typer(
@@ -60,7 +61,8 @@ def listed(state: State, as_json: AsJson = False) -> None:
     for title in (*titles, *(column.title for column in more)):
         table.add_column(title, overflow="fold")
     for version in found:
-        made = f"{version.round}" if version.origin is None else f"{version.round} = {version.origin}"
+        sign = "from" if version.training else "="
+        made = f"{version.round}" if version.origin is None else f"{version.round} {sign} {version.origin}"
         weights = version.weights[:12] + ("" if version.kept else " (not kept)")
         devices, examples = len(version.contributors), version.examples
         cells = (made, version.ended, devices, f"{examples:,}", scores(version), weights, ", ".join(version.names))

@@ -73,27 +73,11 @@ def train(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     wanted = Wanted(
-        data=data,
-        test=test,
-        model=model,
-        start=start,
-        strategy=strategy,
-        replicas=replicas,
-        epochs=epochs,
-        batch=batch,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        seed=seed,
-        loss=loss,
-        device_batch=device_batch,
-        local=tuple(local or ()),
-        frozen=frozen,
-        out=out,
-        state=state,
-        backup=backup or out / "backup",
-        tensorboard=tensorboard,
-        wait=wait,
-    )
+        data=data, test=test, model=model, start=start, strategy=strategy, replicas=replicas, epochs=epochs,
+        batch=batch, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
+        device_batch=device_batch, local=tuple(local or ()), frozen=frozen, out=out, state=state,
+        backup=backup or out / "backup", tensorboard=tensorboard, wait=wait,
+    )  # fmt: skip
     require_writable(out)
     console = Console()
     with Epochs(console, epochs) as view, _stoppable(view, wanted):

@@ -7,6 +7,7 @@ hands to the others, so they need no folder in common. TensorFlow is loaded here
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from fedfleet.models.trace import variable
 from fedfleet.wire.errors import ModelError, SettingsError, WorkerLost
 
 Advance = Callable[..., None]
+BLAMED = re.compile(r"aborted by: .*?/job:(\w+)/(?:replica:\d+/)?task:(\d+)", re.DOTALL)
 LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
@@ -129,7 +131,8 @@ def _converted(job: Job) -> Iterator[None]:
     except tf.errors.ResourceExhaustedError:
         raise SettingsError(f"there is too little memory for a batch of {job.batch}; take a smaller one") from None
     except LOST as error:
-        raise WorkerLost(f"a worker was lost ({next(iter(error.message.splitlines()), '')[:200]})") from None
+        who = BLAMED.search(error.message)
+        raise WorkerLost(f"{' '.join(who.groups()) if who else 'a worker'} was lost") from None
 
 
 @contextmanager

@@ -81,11 +81,19 @@ class Job:
         return self.batch // parts
 
     def rows(self, epoch: int) -> NDArray[np.int64]:
-        """The rows of the examples that the steps of `epoch` take, int64[steps, batch]; -1 where the last has none."""
-        count = len(self.examples.x)
-        order = np.full(self.steps * self.batch, -1, np.int64)
-        order[:count] = permutation(count, "training", self.seed, epoch)
-        return order.reshape(self.steps, self.batch)
+        """The rows of the examples that the steps of `epoch` take, int64[steps, batch].
+
+        What the last step lacks is filled up from the epoch's beginning, with examples that do not count: see `weight`.
+        """
+        order = permutation(len(self.examples.x), "training", self.seed, epoch)
+        return np.resize(order, (self.steps, self.batch))
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """How much each of `rows` counts, float32[steps, batch]: fillers nothing, others alike, a mean of 1 a step."""
+        there = np.arange(self.steps * self.batch).reshape(self.steps, self.batch) < len(self.examples.x)
+        found: NDArray[np.float32] = np.divide(there * self.batch, there.sum(1, keepdims=True), dtype=np.float32)
+        return found
 
     @property
     def digest(self) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
@@ -82,16 +81,12 @@ def feed(
     """Return the tf.data.Dataset of one input pipeline: (x, y, weight) for replica after replica, `share` rows each.
 
     It holds the `pipeline`-th of `pipelines` equal parts of every batch of `epoch`, from step `first` (from 0) on, of
-    what `tensors` returned. Weights are 0 for rows that are not there, and alike for the others, with a mean of 1 over
-    the whole batch.
+    what `tensors` returned.
     """
-    rows = job.rows(epoch)[first:]
-    there = rows >= 0
-    weight = (there * (job.batch / there.sum(1, keepdims=True))).astype(np.float32)
 
     def own(table: NDArray[Any]) -> NDArray[Any]:
         return table.reshape(len(table), pipelines, -1)[:, pipeline].reshape(-1, share)
 
     with tf.device("CPU"):
-        indices = tf.data.Dataset.from_tensor_slices((own(np.maximum(rows, 0)), own(weight)))
+        indices = tf.data.Dataset.from_tensor_slices((own(job.rows(epoch)[first:]), own(job.weight[first:])))
         return indices.map(lambda row, w: (tf.gather(data[0], row), tf.gather(data[1], row), w)).prefetch(AHEAD)
