@@ -28,6 +28,9 @@ HOLDS_TENSORFLOW = {
     "fedfleet.cloud.combine.units",
     "fedfleet.cloud.combine.workers",
     "fedfleet.cloud.events",
+    "fedfleet.cloud.refine.distil",
+    "fedfleet.cloud.refine.refiner",
+    "fedfleet.cloud.refine.student",
     "fedfleet.cloud.replicas",
     "fedfleet.cloud.training.backups", "fedfleet.cloud.training.central", "fedfleet.cloud.training.fit",
     "fedfleet.cloud.training.steps",
@@ -47,7 +50,12 @@ HOLDS_TENSORFLOW = {
     "fedfleet.sim.program",
 }  # fmt: skip
 # what needs TensorFlow by way of those
-COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite", "fedfleet.models.zoo"}
+COMPILER = HOLDS_TENSORFLOW | {
+    "fedfleet.cloud.refine.tune",
+    "fedfleet.models.rewrite",
+    "fedfleet.sim.compare.trainer",
+    "fedfleet.models.zoo",
+}
 MAY_FALL_BACK = {"fedfleet.models.runtime"}  # TensorFlow's own interpreter, where no LiteRT runtime is installed
 STANDARD = set(sys.stdlib_module_names)
 

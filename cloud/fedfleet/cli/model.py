@@ -23,6 +23,7 @@ from fedfleet.cloud.combine import ALL
 from fedfleet.cloud.combine.versions import scored
 from fedfleet.cloud.federated import brief, told
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.refine.plan import Refinement
 from fedfleet.cloud.registry import Version
 from fedfleet.models.quiet import quiet
 from fedfleet.wire.errors import StoreError
@@ -44,6 +45,7 @@ class Column(NamedTuple):
 JUDGED = (
     Column("on devices", lambda version: brief(version.federated) if version.federated else ""),
     Column("gate", lambda version: version.gate.partition(":")[0]),
+    Column("refined", lambda version: _how(version.refined) if version.refined else ""),
     Column("trained on", lambda version: str((version.training or {}).get("data", ""))),
 )
 
@@ -85,6 +87,7 @@ def show(state: State, which: Which, as_json: AsJson = False) -> None:
         _print(found)
         return
     found["federated"] = told(version.federated) if version.federated else ""
+    found["refined"] = version.refined and f"{version.refined}; from weights {version.refined.averaged[:12]}"
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
@@ -182,6 +185,10 @@ def scores(version: Version) -> str:
     """Return a model's metrics in a line."""
     known = {name: value for name, value in version.scores.items() if value is not None}
     return ", ".join(f"{name} {value:.4f}" for name, value in known.items()) or "no metrics"
+
+
+def _how(refined: Refinement) -> str:
+    return refined.kind if refined.taken else f"{refined.kind}, not taken"
 
 
 def _said(value: Any) -> str:

@@ -52,9 +52,7 @@ def measured(compiled: Compiled, scale: float = 1.0) -> Measure:
 
 def fits(compiled: Compiled, examples: Examples) -> None:
     """Raise DataError unless the program can take `examples`: shapes, kind and range of the targets."""
-    inside = tuple(examples.x.shape[1:])
-    if inside != compiled.input_shape:
-        raise DataError(f"examples have shape {list(inside)}, the model takes {list(compiled.input_shape)}")
+    takes(compiled, examples.x)
     whole = np.issubdtype(examples.y.dtype, np.integer)
     if whole != _classifies(compiled):
         want = "class labels" if _classifies(compiled) else "targets, one number for each output"
@@ -63,6 +61,13 @@ def fits(compiled: Compiled, examples: Examples) -> None:
         have = list(examples.y.shape[1:])
         raise DataError(f"targets have shape {have}, the model's output {list(compiled.output_shape)}")
     check(examples, classes=compiled.output_shape[-1] if whole else None)
+
+
+def takes(compiled: Compiled, x: NDArray[np.float32]) -> None:
+    """Raise DataError unless the program can be given `x`."""
+    inside = tuple(x.shape[1:])
+    if inside != compiled.input_shape:
+        raise DataError(f"examples have shape {list(inside)}, the model takes {list(compiled.input_shape)}")
 
 
 def _classifies(compiled: Compiled) -> bool:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fedfleet.cloud import schema
 from fedfleet.cloud.blobs import Blobs, sweep
+from fedfleet.cloud.refine.plan import Refinement
 from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Task, Update
@@ -106,11 +107,15 @@ class Journal:
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
-        """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
-        made = self.blobs.put(weights).digest
-        values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?"
-        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.blobs.put(moments).digest, round_)
+    def close_round(self, round_: int, weights: bytes, moments: bytes, refined: Refinement | None = None) -> None:
+        """Note the model that `round_` made, and how it was refined, if it was.
+
+        The differences that it was made of are dropped, and models that are too old.
+        """
+        made, how = self.blobs.put(weights).digest, json.dumps(plain(refined) if refined else None)
+        values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?, refined = ?"
+        found = (made, made, self.blobs.put(moments).digest, how)
+        self._run(f"UPDATE rounds SET {values} WHERE round = ?", *found, round_)
         self.tidy()
 
     def abandon_round(self, round_: int) -> None:
@@ -141,7 +146,7 @@ class Journal:
         number = self.last_round() + 1
         with self._transaction():
             self._db.execute(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE state = 'open'")
-            copied = "task, weights, moments, made, strategy, scores, federated"
+            copied = "task, weights, moments, made, strategy, scores, federated, refined"
             self._db.execute(
                 f"INSERT INTO rounds (round, state, began, ended, origin, {copied}) "
                 f"SELECT ?, 'rolled back', {schema.NOW}, {schema.NOW}, round, {copied} FROM rounds WHERE round = ?",

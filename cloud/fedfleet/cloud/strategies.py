@@ -19,7 +19,7 @@ from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
 
-__all__ = ["ALGORITHMS", "Strategy", "outdated", "strategy"]
+__all__ = ["ALGORITHMS", "Strategy", "outdated", "ruled", "strategy"]
 
 RATE = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 
@@ -72,8 +72,12 @@ def outdated(name: str, staleness: int) -> None:
 
 def algorithm(name: str) -> str:
     """Return by which algorithm the strategy called `name` steps, without its rule and its number."""
-    first, _, second = name.partition("+")
-    return (second if first.partition(":")[0] in RULES else name).partition(":")[0] or "fedavg"
+    return (name.partition("+")[2] if ruled(name) else name).partition(":")[0] or "fedavg"
+
+
+def ruled(name: str) -> bool:
+    """Whether the strategy called `name` combines updates by one of the RULES."""
+    return name.partition("+")[0].partition(":")[0] in RULES
 
 
 def _algorithm(text: str) -> tuple[Algorithm, float]:

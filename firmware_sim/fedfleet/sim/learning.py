@@ -11,12 +11,15 @@ from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
-from fedfleet.sim import engines
+from fedfleet.sim import engines, refining
 from fedfleet.sim.federate import federate
+from fedfleet.sim.fleet import device_id
+from fedfleet.sim.gossip.engine import gossiping
+from fedfleet.sim.record import GOSSIP
 from fedfleet.sim.stage import Simulation, Stage
 from fedfleet.wire.codecs import Weights
 
-ENGINES = engines.ENGINES
+ENGINES = (*engines.ENGINES, GOSSIP)
 Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
 
 
@@ -26,8 +29,21 @@ def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
 
     The first takes the program, what scores weights, and a list that gains one entry a round; it returns the weights.
     """
-    place = engines.Place(stage.fleet, wanted.devices, stage.folder, wanted.seed, wanted.faults)
+    if wanted.engine == GOSSIP:
+        with gossiping(wanted, stage) as found:
+            yield found
+        return
+    place = engines.Place(
+        stage.fleet,
+        wanted.devices,
+        stage.folder,
+        wanted.seed,
+        wanted.faults,
+        tuple(map(device_id, wanted.doomed)),
+        wanted.half,
+    )
     with engines.connected(wanted.engine, wanted.broker, place) as (drive, broker):
         with quiet(stage.folder / "tensorflow.log"):  # before TensorFlow computes anything: see `combined`
+            refining.reserve(wanted)
             rule = combined(strategy(wanted.strategy), wanted.combine.replicas)
         yield partial(federate, wanted, stage, drive, rule), broker

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,14 +17,15 @@ from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
-from fedfleet.sim import report
+from fedfleet.sim import refining, report
 from fedfleet.sim.baselines import Job, alone_and_central
 from fedfleet.sim.datasets import load
 from fedfleet.sim.fleet import fill
+from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.learning import ENGINES, learning
-from fedfleet.sim.live import Screen, headline
-from fedfleet.sim.record import Facts, Outcome, Recorder, read
-from fedfleet.sim.split import histogram, split
+from fedfleet.sim.live import Screen, View, headline
+from fedfleet.sim.record import GOSSIP, Facts, Outcome, Recorder, read
+from fedfleet.sim.split import histogram, set_aside, split
 from fedfleet.sim.stage import UNITS, Simulation, Stage
 from fedfleet.sim.virtual.faults import Faults, parse
 from fedfleet.sim.virtual.fleet import AWAKE
@@ -31,24 +33,26 @@ from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
 
+Show = Callable[[Console, str, int, str, str], View]  # as Screen is made
 PROCESSES = 1000  # each device of the engine mqtt is one, and its training child another
 
 
-def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
+def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Screen) -> Path:
     """Run `wanted` into a new folder below `out` and return it; Ctrl-C ends all processes and leaves a readable run.
 
-    Raises FedfleetError for what the owner can mend, KeyboardInterrupt when interrupted.
+    `show` makes what shows how it goes. Raises FedfleetError for what the owner can mend, KeyboardInterrupt.
     """
     check(wanted)
-    dataset = load(wanted.data, wanted.seed)
+    dataset, cloud = set_aside(load(wanted.data, wanted.seed), wanted.cloud_share, wanted.seed)
     parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
     run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
-    recorder = Recorder(_fresh(out / run))
+    recorder = Recorder(fresh(out / run))
     dealt = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
-    head = f"{recorder.folder}: {dealt}, {len(dataset.test.x)} held out"
+    own = f", {len(cloud.x)} in the cloud" if cloud else ""
+    head = f"{recorder.folder}: {dealt}{own}, {len(dataset.test.x)} held out"
     unit = UNITS.get(wanted.kind, "")
-    with Screen(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
-        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen)
+    with show(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
+        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen, cloud)
         try:
             _play(wanted, stage)
         finally:
@@ -61,15 +65,20 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
+    if wanted.engine == GOSSIP:
+        gossip.check(wanted)
     least = strategy(wanted.strategy).least
     strategy(wanted.strategy).plan(wanted.plan)
     outdated(wanted.strategy, wanted.rounds.staleness)
+    refining.wanted_of(wanted)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
     if wanted.engine not in ENGINES:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
+    if wanted.dying and wanted.engine == "virtual":
+        raise SettingsError("devices of the engine virtual die by its faults, such as dropout=0.3")
     most = AWAKE if wanted.engine == "virtual" else PROCESSES
     if not 1 <= wanted.devices <= most:
         raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")
@@ -141,7 +150,7 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
         id=stage.run,
         data=wanted.data,
         split=wanted.split,
-        strategy=wanted.strategy,
+        strategy=wanted.rule,
         engine=wanted.engine,
         broker=broker,
         seed=wanted.seed,
@@ -156,6 +165,8 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
         versions=versions | _versions(),
         counts=tuple(tuple(int(n) for n in row) for row in counts),
         labels=labels,
+        refine=wanted.refine,
+        cloud=len(stage.cloud.x) if stage.cloud else 0,
     )
 
 
@@ -169,7 +180,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     """Return `folder`, or one beside it with a number where that is taken."""
     names = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 100))]
     return next((name for name in names if not name.exists()), names[-1])
