@@ -178,11 +178,12 @@ def _blocks(piece: slice) -> list[slice]:
 
 def _share(delta: Vector, examples: int) -> int:
     """Return an integer that is at least examples * max|delta|."""
-    peak = float(np.max(spread(partial(_peak, delta), delta.size)))  # NaN wherever it is
-    return examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
+    peaks = [peak for found in spread(partial(_peaks, delta), delta.size) for peak in found]
+    fits = all(peak < HEADROOM for peak in peaks)  # NaN does not
+    return examples * (int(max(peaks, default=0.0)) + 1) if fits else HEADROOM + 1
 
 
-def _peak(delta: Vector, piece: slice) -> float:
-    """Return max|delta|, or NaN if that is in it."""
+def _peaks(delta: Vector, piece: slice) -> list[float]:
+    """Return max|delta| of each block, or NaN if that is in it."""
     parts = [delta[block] for block in _blocks(piece)]
-    return float(np.max([(part.max(initial=0.0), -part.min(initial=0.0)) for part in parts], initial=0.0))
+    return [float(peak) for part in parts for peak in (part.max(), -part.min())]
