@@ -61,6 +61,7 @@ class Journal:
         self.blobs = Blobs(folder / "blobs")
         self._updates = folder / "updates"
         self._path = folder / schema.DATABASE
+        self._end = 0, 0  # the round that was counted in last, and the length of its differences
         try:
             made = not folder.exists()
             self.blobs.folder.mkdir(parents=True, exist_ok=True)
@@ -95,17 +96,16 @@ class Journal:
         if not updates:
             return
         round_ = into or updates[0].round
-        ((start,),) = self._run("SELECT coalesce(max(start + size), 0) FROM updates WHERE round = ?", round_)
-        rows = []
+        rows, start = [], self._end[1] if self._end[0] == round_ else self._length(round_)
         for update in updates:
-            size, digest = len(update.delta), hashlib.sha256(update.delta).hexdigest()
             metrics = json.dumps(update.metrics)
             told = update.device, update.examples, update.codec
-            rows.append((round_, *told, start, size, digest, metrics, update.round))
-            start += size
+            rows.append((round_, *told, start, update.blob.size, update.blob.digest, metrics, update.round))
+            start += update.blob.size
         files.put(self._deltas(round_), rows[0][4], b"".join(update.delta for update in updates))
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._end = round_, start
 
     def close_round(self, round_: int, weights: bytes, moments: bytes, refined: Refinement | None = None) -> None:
         """Note the model that `round_` made, and how it was refined, if it was.
@@ -250,6 +250,11 @@ class Journal:
 
     def _deltas(self, round_: int) -> Path:
         return self._updates / str(round_)
+
+    def _length(self, round_: int) -> int:
+        """How many bytes of the file of a round's differences the database knows."""
+        rows = self._run("SELECT coalesce(max(start + size), 0) FROM updates WHERE round = ?", round_)
+        return int(rows[0][0])
 
     def _delta(self, round_: int, start: int, size: int) -> bytes:
         try:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfleet.cloud.cores import spread
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Plan
@@ -22,7 +24,7 @@ SCALE_BITS = 30  # one unit is 2^-30, about 1e-9 of a weight
 Vector = Weights | NDArray[np.float64]
 HEADROOM = 2 ** (62 - SCALE_BITS)  # the largest total of examples x peak that int64 holds with a bit to spare
 EXACT = 2 ** (53 - SCALE_BITS)  # the largest for which float64 holds every integer on the way
-BLOCK = 65_536  # weights at a time, so that what is between the steps stays in the processor's cache
+BLOCK = 131_072  # weights at a time, so that what is between the steps stays in the processor's cache
 
 
 class Told(NamedTuple):
@@ -104,7 +106,7 @@ class Mean:
         else:
             if self.near + share > EXACT:
                 self._settle()
-            _fold(self.recent, delta, examples)
+            spread(partial(_fold, self.recent, delta, examples), delta.size)
             self.near += share
 
     def admitted(self, peak: float, examples: int) -> int:
@@ -129,16 +131,15 @@ class Mean:
         """Return the mean, float64[P]; raises ValueError when nothing was added."""
         if self.examples == 0:
             raise ValueError("the mean of no updates")
-        mean = self.total.astype(np.float64)
-        mean /= self.examples * 2.0**SCALE_BITS
-        return mean
+        total = self.recent if self.near == self.bound else self.total  # both are the sum then
+        return total / (self.examples * 2.0**SCALE_BITS)
 
     def _settle(self) -> None:
         """Move what is recent to where there is room."""
         if self.adder is not None:
             self.settled += self.adder.drained()
         if self.near:
-            for block in _blocks(self.recent.size):
+            for block in _blocks(slice(0, self.recent.size)):
                 self.settled[block] += self.recent[block].astype(np.int64)
                 self.recent[block] = 0.0
             self.near = 0
@@ -191,22 +192,29 @@ class Sum:
         return (self.coarse.total + self.fine.total / 2.0**SCALE_BITS) / 2.0**SCALE_BITS
 
 
-def _fold(total: NDArray[np.float64], delta: Vector, examples: int) -> None:
+def _fold(total: NDArray[np.float64], delta: Vector, examples: int, piece: slice) -> None:
     """Add round(delta * 2^30) * examples to `total`, in few and small steps: each is exact, 2^30 in float32 as well."""
     narrow, wide = np.empty(BLOCK, delta.dtype), np.empty(BLOCK)
-    for block in _blocks(delta.size):
-        part = delta[block]
+    for block in _blocks(piece):
+        part, sums = delta[block], total[block]
         units, product = narrow[: part.size], wide[: part.size]
         np.rint(np.multiply(part, 2.0**SCALE_BITS, out=units), out=units)
         product[:] = units
         product *= examples
-        total[block] += product
+        sums += product
 
 
-def _blocks(size: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+def _blocks(piece: slice) -> list[slice]:
+    return [slice(start, min(start + BLOCK, piece.stop)) for start in range(piece.start, piece.stop, BLOCK)]
 
 
 def _peak(delta: Vector) -> float:
     """Return max|delta|; NaN where there is one."""
-    return max(float(np.max(delta, initial=0.0)), -float(np.min(delta, initial=0.0)))
+    found = spread(partial(_peaks, delta), delta.size)
+    return float(np.max([peak for peaks in found for peak in peaks], initial=0.0))
+
+
+def _peaks(delta: Vector, piece: slice) -> list[float]:
+    """Return the largest change of each block, up and down, or NaN if that is in it."""
+    parts = [delta[block] for block in _blocks(piece)]
+    return [float(peak) for part in parts for peak in (part.max(), -part.min())]
