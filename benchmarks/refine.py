@@ -3,9 +3,9 @@
 Whole federations of real agents in this process (the loopback engine), scored after every round on data that neither a
 device nor the cloud has. A tenth of the training data is set aside for the cloud in all of them, also where nothing is
 refined, so that devices hold the same; `distil` does not look at its labels. Fleets and plan are those of
-benchmarks/strategies.py: digits and mnist:DIR split by label (dirichlet:0.1) over 10 devices, turbofan:DIR as nature
-had it. `cloud alone` is what the cloud's labelled data teach without any device: as many passes of the devices' plan
-as there were rounds, or as many steps of `tune` as all rounds together took, whichever is better.
+benchmarks/strategies.py, FedAvg with plain SGD: digits and mnist:DIR split by label (dirichlet:0.1) over 10 devices,
+turbofan:DIR as nature had it. `cloud alone` is what the cloud's labelled data teach without any device: as many passes
+of the devices' plan as there were rounds, or as many steps of `tune` as all rounds together took, whichever is better.
 `last` is the mean over the last fifth of the rounds, and over all seeds; `gain` is how much better that is than without
 refining (points of accuracy, or units of rmse), `each` the same for every seed. Nothing is tuned for a seed.
 """
@@ -132,10 +132,13 @@ def compare(fleet: Fleet, refines: Sequence[str], seeds: int) -> Tried:
 
 
 def figures(tries: Sequence[Tried]) -> dict[str, float]:
-    """Return what the last line says of each."""
-    found = {}
+    """Return what the last line says of each; the second of a kind is called so."""
+    found: dict[str, float] = {}
     for tried in tries:
-        found |= {f"{tried.name}_{refine.partition(':')[0] or 'none'}": tried.last(refine) for refine in tried.curves}
+        for refine in tried.curves:
+            name = f"{tried.name}_{refine.partition(':')[0] or 'none'}"
+            again = sum(key.startswith(name) for key in found) + 1
+            found[name if again == 1 else f"{name}{again}"] = tried.last(refine)
         found[f"{tried.name}_alone"] = statistics.fmean(tried.alone)
     return found
 
@@ -145,18 +148,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", metavar="DATA", help="digits (default), mnist:DIR or turbofan:DIR")
     parser.add_argument("--refine", nargs="+", default=REFINES, metavar="KIND:KEY=VALUE,...", help="beside none")
-    parser.add_argument(
-        "--passes", type=int, default=PLAN.epochs, help="of devices over their data in a round (default 2)"
-    )
+    parser.add_argument("--passes", type=int, default=PLAN.epochs, help="of devices in a round (default 2)")
     parser.add_argument("--model", default="", metavar="FILE.py:FUNCTION", help="instead of the zoo's")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each federation (default 20)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of weights, splits, batches (default 3)")
     parser.add_argument("--share", type=float, default=0.1, help="the cloud's share of the data (default 0.1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     wanted = parser.parse_args()
-    fleets = [
-        Fleet(data, wanted.rounds, wanted.share, wanted.passes, wanted.model) for data in wanted.data or ["digits"]
-    ]
+    alike = (wanted.rounds, wanted.share, wanted.passes, wanted.model)
+    fleets = [Fleet(data, *alike) for data in wanted.data or ["digits"]]
     tries = []
     try:
         for refine in wanted.refine:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -38,64 +40,80 @@ TUNE, DISTIL = (replace(SMALL, refine=f"{kind}:every=2,steps=10,batch=32") for k
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def run(wanted: Simulation, out: Path) -> tuple[Run, str]:
+class Ran(NamedTuple):
     """A run, and what was said of it."""
-    said = Console(file=io.StringIO(), width=200)
-    found = read(simulate(wanted, out, said))
-    assert isinstance(said.file, io.StringIO)
-    return found, said.file.getvalue()
+
+    run: Run
+    folder: Path
+    said: str
+
+    @property
+    def weights(self) -> str:
+        assert self.run.outcome is not None and self.run.outcome.finished
+        return self.run.outcome.weights
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Simulation], Ran]:
+    """Runs a simulation, once."""
+
+    @cache
+    def once(wanted: Simulation) -> Ran:
+        text = io.StringIO()
+        folder = simulate(wanted, tmp_path_factory.mktemp("runs"), Console(file=text, width=200))
+        return Ran(read(folder), folder, text.getvalue())
+
+    return once
+
+
+Play = Callable[[Simulation], Ran]
 
 
 @pytest.mark.parametrize("wanted", [TUNE, DISTIL], ids=["tune", "distil"])
-def test_one_seed_one_result_on_every_engine(wanted: Simulation, tmp_path: Path) -> None:
-    first, said = run(wanted, tmp_path / "a")
-    again, _ = run(replace(wanted, engine="virtual"), tmp_path / "b")
-    assert first.outcome is not None and again.outcome is not None
-    assert first.outcome.weights == again.outcome.weights
-    assert [record.refined is not None for record in first.rounds] == [False, True, False, True]
-    kind, _, _ = wanted.refine.partition(":")
+def test_one_seed_one_result_on_every_engine(wanted: Simulation, ran: Play) -> None:
+    assert ran(wanted).weights == ran(replace(wanted, engine="virtual")).weights
+
+
+@pytest.mark.parametrize("wanted", [TUNE, DISTIL], ids=["tune", "distil"])
+def test_what_a_run_says_of_it(wanted: Simulation, ran: Play) -> None:
+    found = ran(wanted)
+    assert [record.refined is not None for record in found.run.rounds] == [False, True, False, True]
+    kind = wanted.refine.partition(":")[0]
     by = " by 3 devices' models" if kind == "distil" else ""
-    assert f"round 2 refined: {kind}, 10 steps of 32 on 144 examples{by}: taken\n" in said
-    assert "1294 examples on 3 devices (dirichlet:0.1), 144 in the cloud, 359 held out" in said
-    assert (first.facts.cloud, first.facts.refine) == (144, wanted.refine)
-    made = versions(tmp_path / "a" / first.facts.id / "cloud")
-    assert [version.refined for version in made] == [record.refined for record in first.rounds]
-    page = (tmp_path / "a" / first.facts.id / "report.html").read_text()
-    assert f"144 examples; {wanted.refine}" in page
+    assert f"round 2 refined: {kind}, 10 steps of 32 on 144 examples{by}: taken\n" in found.said
+    assert "1294 examples on 3 devices (dirichlet:0.1), 144 in the cloud, 359 held out" in found.said
+    assert (found.run.facts.cloud, found.run.facts.refine) == (144, wanted.refine)
+    made = versions(found.folder / "cloud")
+    assert [version.refined for version in made] == [record.refined for record in found.run.rounds]
+    assert f"144 examples; {wanted.refine}" in (found.folder / "report.html").read_text()
 
 
-def test_a_cloud_that_is_killed_in_most_rounds_ends_the_same_twice(tmp_path: Path) -> None:
-    wanted = replace(DISTIL, engine="virtual", faults="kill=0.9", rounds=Rounds(total=4, deadline=60.0))
-    found = [run(wanted, tmp_path / name)[0] for name in "ab"]
-    assert found[0].outcome is not None and found[1].outcome is not None
-    assert found[0].outcome.weights == found[1].outcome.weights
-    assert [record.refined is not None for record in found[0].rounds if record.state == "closed"] == [False, True] * 2
+def test_a_cloud_that_is_killed_in_most_rounds_comes_to_the_same(ran: Play) -> None:
+    assert ran(replace(DISTIL, engine="virtual", faults="kill=0.9")).weights == ran(DISTIL).weights
 
 
-def test_devices_hold_the_same_with_refining_and_without(tmp_path: Path) -> None:
-    plain, _ = run(SMALL, tmp_path / "a")
-    tuned, _ = run(TUNE, tmp_path / "b")
+def test_devices_hold_the_same_with_refining_and_without(ran: Play) -> None:
+    plain, tuned = ran(SMALL).run, ran(TUNE).run
     assert plain.facts.counts == tuned.facts.counts and sum(map(sum, plain.facts.counts)) == 1294
     assert plain.rounds[0].weights == tuned.rounds[0].weights
     assert plain.rounds[1].weights != tuned.rounds[1].weights
     assert (plain.facts.cloud, plain.facts.refine) == (144, "")
 
 
-def test_what_the_cloud_has_is_on_no_device(tmp_path: Path) -> None:
-    found, _ = run(SMALL, tmp_path)
+def test_what_the_cloud_has_is_on_no_device(ran: Play) -> None:
+    folders = sorted(ran(SMALL).folder.glob("devices/*/state/examples"))
+    held = [Store.open(path).arrays() for path in folders]
     _, cloud = set_aside(load("digits", 0), 0.1, 0)
     assert cloud is not None
-    held = [Store.open(path).arrays() for path in sorted((tmp_path / found.facts.id).glob("devices/*/state/examples"))]
     own = {row.tobytes() for row in cloud.x}
     other = {row.tobytes() for part in held for row in part.x}
     assert len(held) == 3 and sum(len(part.x) for part in held) == 1294
     assert not own & other
 
 
-def test_a_gate_never_looks_at_the_test_data(tmp_path: Path) -> None:
-    found, said = run(replace(TUNE, refine="tune:every=1,steps=10,gate=accuracy"), tmp_path)
-    assert " on 115 examples: taken, accuracy " in said or " on 115 examples: not taken, accuracy " in said
-    for record in found.rounds:
+def test_a_gate_never_looks_at_the_test_data(ran: Play) -> None:
+    found = ran(replace(TUNE, refine="tune:every=1,steps=10,gate=accuracy"))
+    for record in found.run.rounds:
         assert record.refined is not None and record.refined.examples == 115
         shown = float(record.refined.why.split()[1].rstrip(","))
         assert shown * 29 == pytest.approx(round(shown * 29), abs=2e-3)  # of the 29 that are left
@@ -157,7 +175,6 @@ def test_what_is_asked_for() -> None:
     assert refining.wanted_of(TUNE) == Refining("tune", every=2, steps=10, batch=32)
 
 
-@pytest.mark.parametrize("broken", ["rmse", "mae"])
-def test_a_gate_that_the_data_does_not_have_is_refused(broken: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=f"refine.gate '{broken}' is none of this model's: take accuracy or loss"):
-        run(replace(TUNE, refine=f"tune:gate={broken}"), tmp_path)
+def test_a_gate_that_the_data_does_not_have_is_refused(ran: Play) -> None:
+    with pytest.raises(SettingsError, match="refine.gate 'rmse' is none of this model's: take accuracy or loss"):
+        ran(replace(TUNE, refine="tune:gate=rmse"))
