@@ -10,7 +10,7 @@ import pytest
 
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.baselines import Job, train
-from fedfleet.sim.compare.alone import trained
+from fedfleet.sim.compare.apart import trained
 from fedfleet.sim.datasets import load
 from fedfleet.sim.split import split
 from fedfleet.wire.errors import SettingsError

@@ -10,15 +10,20 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import ROOT, alive, descendants, environment, until
 from rich.console import Console
 
 from fedfleet.cloud.settings import Rounds
 from fedfleet.sim.compare.contender import Case, Contender, Ending, Result
+from fedfleet.sim.compare.fleets import _dealt
 from fedfleet.sim.compare.run import Comparison, compare, contenders, require
+from fedfleet.sim.datasets import load
+from fedfleet.sim.split import split
 from fedfleet.sim.stage import Simulation
 from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.examples import Examples
 from fedfleet.wire.messages import Plan
 
 REFINE = ("tune:every=2,steps=20", 0.1)
@@ -89,6 +94,19 @@ def test_what_the_cloud_share_costs_is_told(small: tuple[Path, Comparison]) -> N
     said = by_name(small[1])["hybrid"].whole.said
     assert "144 examples are the cloud's own, and no device has them (37.4 kB, if devices had to send them)" in said
     assert "3 times, the last one: tune, 20 steps" in said
+
+
+def test_the_cloud_has_a_share_of_each_device_and_nothing_is_lost() -> None:
+    dataset = load("digits", 0)
+    parts = [*split("iid", dataset, 3, 0), Examples(dataset.train.x[:2], dataset.train.y[:2])]
+    case = Case(SMALL, Path(), dataset, parts, None, None, print, None)  # type: ignore[arg-type]
+    dealt = _dealt(case, 0.1)
+    assert dealt.cloud is not None
+    assert [len(whole.x) - len(part.x) for whole, part in zip(parts, dealt.parts, strict=True)] == [48, 48, 48, 0]
+    together = np.concatenate([dealt.cloud.x, *(part.x for part in dealt.parts)])
+    before = np.concatenate([part.x for part in parts])
+    assert sorted(x.tobytes() for x in together) == sorted(x.tobytes() for x in before)
+    assert _dealt(case, 0.0).parts is parts
 
 
 def test_everything_lies_in_the_folder(small: tuple[Path, Comparison]) -> None:

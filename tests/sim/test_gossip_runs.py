@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from brokers import KINDS
-from processes import environment
+from processes import alive, descendants, environment, until
 from rich.console import Console
 
 from fedfleet.cloud.settings import Rounds
+from fedfleet.edge.stopping import Stopping
 from fedfleet.models.compiled import load
 from fedfleet.sim import report
 from fedfleet.sim.brokers import running
 from fedfleet.sim.datasets import load as load_data
+from fedfleet.sim.gossip.device import gossip
 from fedfleet.sim.gossip.graph import graph, matrix
+from fedfleet.sim.gossip.peer import Launch
 from fedfleet.sim.record import Run, read
 from fedfleet.sim.simulate import check, simulate
 from fedfleet.sim.split import split
 from fedfleet.sim.stage import Simulation
-from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.messages import Blob, Plan, Task
+from fedfleet.wire.errors import ProgramError, SettingsError
+from fedfleet.wire.messages import Blob, Plan, Status, Task, decode
 from fedfleet.wire.mqtt import MqttBus
+from fedfleet.wire.record import plain
+from fedfleet.wire.topics import Topics
 
 SMALL = Simulation(
     engine="gossip",
@@ -128,6 +138,67 @@ def test_where_all_devices_end_the_run_says_where_to_look(tmp_path: Path) -> Non
         run(replace(SMALL, plan=Plan(learning_rate=1e9)), tmp_path)
     log = next(tmp_path.glob("*/devices/d0/agent.log")).read_text()
     assert "lower the learning rate" in log
+
+
+def test_a_device_that_cannot_train_says_so_before_it_ends(tmp_path: Path) -> None:
+    start = np.zeros(4, "<f4").tobytes()
+    with running(KINDS[0], tmp_path) as (broker, _):
+        launch = Launch(
+            "d0", "test", {"d0": 0.5, "d1": 0.5}, 1, 0, 60.0, Plan(), Blob.of(b"x"), Blob.of(start), broker=broker
+        )
+        (tmp_path / "launch.json").write_text(json.dumps(plain(launch)))
+        (tmp_path / "0.weights").write_bytes(start)
+        (tmp_path / "program.tflite").write_bytes(b"not the program")
+        with pytest.raises(ProgramError, match="other bytes than its name says"):
+            gossip(tmp_path, Stopping())
+        bus = MqttBus(broker, "looks-on")
+        try:
+            bus.subscribe(Topics("test").status("d0"))
+            assert decode(Status, bus.deliveries(5.0)[0].payload).state == "lost"
+        finally:
+            bus.close()
+
+
+@contextmanager
+def gossiping(folder: Path, rounds: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A run by the command, once its devices have made some rounds."""
+    command = [sys.executable, "-m", "fedfleet.cli.main", "simulate", "--engine", "gossip", "--devices", "4"]
+    command += ["--rounds", str(rounds), "--out", str(folder)]
+    process = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        assert until(lambda: list(folder.glob("*/devices/d2/3.json")), 120)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def device(parent: int, name: str) -> int:
+    """The process id of a device."""
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(parent) if alive(pid)}
+    return next(pid for pid, line in lines.items() if line.rstrip(b"\0").endswith(f"/devices/{name}".encode()))
+
+
+def test_a_device_killed_from_outside_at_any_moment_does_not_end_the_run(tmp_path: Path) -> None:
+    with gossiping(tmp_path, 60) as process:
+        os.kill(device(process.pid, "d2"), signal.SIGKILL)
+        assert process.wait(240) == 0
+    found = read(next(tmp_path.iterdir()))
+    assert found.finished
+    assert found.rounds[0].reported == 4
+    assert found.rounds[-1].reason == "3 of 4 mixed"
+    assert all("unevenly" not in record.reason for record in found.rounds)
+
+
+def test_an_interrupt_ends_all_devices_and_leaves_a_readable_run(tmp_path: Path) -> None:
+    with gossiping(tmp_path, 3000) as process:
+        below = descendants(process.pid)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert until(lambda: not any(alive(pid) for pid in below), 30)
+    found = read(next(tmp_path.iterdir()))
+    assert not found.finished
+    assert found.outcome is not None
 
 
 @pytest.mark.parametrize("kind", KINDS[:1])

@@ -65,8 +65,7 @@ def compare(
     # Here and not at the top: the line above must not wait for NumPy and scikit-learn.
     with needs("sim"):
         from fedfleet.sim import stage
-        from fedfleet.sim.compare import page
-        from fedfleet.sim.compare import run as engine_room
+        from fedfleet.sim.compare import page, run
 
     try:
         wanted = stage.Simulation(
@@ -83,12 +82,12 @@ def compare(
         )
     except Mismatch as error:
         raise SettingsError(str(error)) from None
-    engine_room.require(wanted, refine, cloud_share)
+    run.require(wanted, refine, cloud_share)
     console = Console()
     with interruptible():
-        folder, found = engine_room.compare(wanted, engine_room.contenders(refine, cloud_share), out, console)
+        folder, found = run.compare(wanted, run.contenders(refine, cloud_share), out, console)
         page.write(folder, found)
     page.tell(console, folder, found)
     if json_file is not None:
-        files.write(json_file, json.dumps(engine_room.document(found), indent=1).encode())
-    print("result", *(f"{key}={value}" for key, value in engine_room.figures(found).items()))
+        files.write(json_file, json.dumps(run.document(found), indent=1).encode())
+    print("result", *(f"{key}={value}" for key, value in run.figures(found).items()))

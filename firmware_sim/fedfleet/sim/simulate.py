@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -19,7 +20,7 @@ from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
 from fedfleet.sim import refining, report
 from fedfleet.sim.baselines import Job, alone_and_central
-from fedfleet.sim.datasets import load
+from fedfleet.sim.datasets import Dataset, load
 from fedfleet.sim.fleet import fill
 from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.learning import ENGINES, learning
@@ -32,24 +33,33 @@ from fedfleet.sim.virtual.fleet import AWAKE
 from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.examples import Examples
 
 Show = Callable[[Console, str, int, str, str], View]  # as Screen is made
 PROCESSES = 1000  # each device of the engine mqtt is one, and its training child another
 
 
-def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Screen) -> Path:
+class Dealt(NamedTuple):
+    """Who holds what: the data set, each device's examples, and the cloud's own where it has some."""
+
+    dataset: Dataset
+    parts: list[Examples]
+    cloud: Examples | None = None
+
+
+def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Screen, dealt: Dealt | None = None) -> Path:
     """Run `wanted` into a new folder below `out` and return it; Ctrl-C ends all processes and leaves a readable run.
 
-    `show` makes what shows how it goes. Raises FedfleetError for what the owner can mend, KeyboardInterrupt.
+    `show` makes what shows how it goes; `dealt` is who holds what, where that is not for the split to say. Raises
+    FedfleetError for what the owner can mend, KeyboardInterrupt.
     """
     check(wanted)
-    dataset, cloud = set_aside(load(wanted.data, wanted.seed), wanted.cloud_share, wanted.seed)
-    parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
+    dataset, parts, cloud = dealt or deal(wanted)
     run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(fresh(out / run))
-    dealt = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
+    holding = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
     own = f", {len(cloud.x)} in the cloud" if cloud else ""
-    head = f"{recorder.folder}: {dealt}{own}, {len(dataset.test.x)} held out"
+    head = f"{recorder.folder}: {holding}{own}, {len(dataset.test.x)} held out"
     unit = UNITS.get(wanted.kind, "")
     with show(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
         stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen, cloud)
@@ -61,6 +71,12 @@ def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Scree
                 screen.table(report.table(read(stage.folder)))
                 screen.say(f"report: {page}")
     return stage.folder
+
+
+def deal(wanted: Simulation) -> Dealt:
+    """Load the data, and deal it as the split says, once the cloud has its share. Raises DataError, SettingsError."""
+    dataset, cloud = set_aside(load(wanted.data, wanted.seed), wanted.cloud_share, wanted.seed)
+    return Dealt(dataset, split(wanted.split, dataset, wanted.devices, wanted.seed), cloud)
 
 
 def check(wanted: Simulation) -> None:

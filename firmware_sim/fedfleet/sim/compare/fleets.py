@@ -7,12 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from fedfleet.sim.compare.contender import Case, Contender, Ending, Traits
 from fedfleet.sim.record import Run, read, score, score_text, size_text
-from fedfleet.sim.simulate import simulate
+from fedfleet.sim.simulate import Dealt, simulate
+from fedfleet.sim.split import LEAST
 from fedfleet.wire.errors import FedfleetError
+from fedfleet.wire.examples import Examples, permutation, take
 
 KILLED = "the processes of these devices are killed half way, for good"
 FEDERATION = Traits(
@@ -65,12 +68,26 @@ def _run(name: str, change: Mapping[str, Any], case: Case, dying: bool) -> Endin
     wanted = replace(case.wanted, **change, dying=case.wanted.dying if dying else 0.0, baselines=False)
     out = case.folder / (f"{name}-deaths" if dying else name)
     try:
-        simulate(wanted, out, Console(quiet=True), case.show)
+        simulate(wanted, out, Console(quiet=True), case.show, _dealt(case, wanted.cloud_share))
     except FedfleetError as error:
         if not dying:
             raise
         return _ending(case, read(next(out.iterdir())), str(error))
     return _ending(case, read(next(out.iterdir())), _left(case) if dying else "")
+
+
+def _dealt(case: Case, share: float) -> Dealt:
+    """The same examples as in every other way, of which the cloud gets a `share` of each device's."""
+    if not share:
+        return Dealt(case.dataset, case.parts)
+    kept, given = [], []
+    for index, part in enumerate(case.parts):
+        order = permutation(len(part.x), "cloud", case.wanted.seed, index)
+        count = min(round(share * len(order)), len(order) - LEAST)
+        given.append(take(part, np.sort(order[:count])))
+        kept.append(take(part, np.sort(order[count:])))
+    cloud = Examples(np.concatenate([part.x for part in given]), np.concatenate([part.y for part in given]))
+    return Dealt(case.dataset, kept, cloud)
 
 
 def _set_aside(case: Case, run: Run) -> str:

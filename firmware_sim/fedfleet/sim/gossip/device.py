@@ -30,14 +30,16 @@ def gossip(folder: Path, stopping: Stopping) -> None:
     will = Will(Topics(launch.fleet).status(launch.device), status("ready"), status("lost"))
     bus = MqttBus(launch.broker or Broker(), f"{launch.fleet}-{launch.device}", will)
     trainer = LocalTrainer(launch.device, folder / "state" / "examples")
+    peer = Peer(launch, folder, bus, trainer)
     try:
-        peer = Peer(launch, folder, bus, trainer)
         while not peer.done and not stopping.is_set():
             peer.step(TICK, stopping.is_set)
             if launch.dies and peer.round > launch.dies:
                 _die(bus)
     finally:
         trainer.close()
+        if not peer.done:  # the neighbours need not wait
+            bus.publish(will.topic, will.death, retain=True)
         bus.close()
 
 

@@ -92,6 +92,7 @@ class Peer:
         self._update: Update | None = None
         self._model: Weights = np.frombuffer((folder / "0.weights").read_bytes(), "<f4").astype(np.float32)
         self._since = self._said = 0.0
+        self._announced = 0
         for device in self._near:
             bus.subscribe(self._topics.status(device))
             bus.subscribe(self._topics.model(device))
@@ -127,6 +128,7 @@ class Peer:
         self._model = self._model + grow(self._update.codec, self._update.delta, self._model.size)
         self._show(self._announcement, *parts(self.round, self._bytes))
         self._since = self._said = self._clock()
+        self._announced = len(self._left)
 
     @property
     def _bytes(self) -> bytes:
@@ -172,15 +174,15 @@ class Peer:
 
     def _give_up(self, awaited: list[str]) -> None:
         """Leave out whom no more is to be waited for, and say so at once; now and then say that one waits."""
-        now, before = self._clock(), len(self._left)
+        now = self._clock()
         for device in awaited:
             if now - max(self._alive.get(device, 0.0), self._since) > self.launch.deadline:
                 self._leave(device, f"silent for {self.launch.deadline:g} s")
             elif now - max(self._lost.get(device, now), self._since) > GRACE:
                 self._leave(device, "the broker has lost it")
-        if len(self._left) > before or (awaited and now - self._said > self.launch.deadline / BEATS):
+        if len(self._left) > self._announced or (awaited and now - self._said > self.launch.deadline / BEATS):
             self._show(self._announcement)
-            self._said = now
+            self._said, self._announced = now, len(self._left)
 
     def _leave(self, device: str, why: str) -> None:
         if device not in self._left:
