@@ -21,6 +21,7 @@ from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.tff.stepping import end
 from fedfleet.models.compiled import load
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import read
@@ -56,13 +57,14 @@ def aggregate(
 def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
-    rule = strategy(settings.strategy)
+    rule = strategy(settings.strategy, base)
     shared, name, scores = compiled.shared, settings.strategy, settings.evaluation
     measure = gated(scores, measured(compiled))
     federation = Federation(
         compiled.program, shared, rule, settings.plan, settings.rounds, settings.seed, name, scores, measure
     )
     with ExitStack() as stack:
+        stack.callback(end)
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")

@@ -27,6 +27,8 @@ fedfleet simulate --data turbofan:DIR --split natural --devices 100
 
 fedfleet simulate --engine virtual --faults dropout=0.3,straggler=0.2 --devices 200
 
+fedfleet simulate --engine tff --strategy tff:robust_aggregator+fedadam
+
 fedfleet simulate --data 'csv:pumps.csv?label=failure' --model my_model.py:build
 """
 
@@ -43,10 +45,17 @@ def simulate(
     ] = "digits",
     split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
     strategy: Annotated[
-        str, typer.Option(help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm and the like.")
+        str,
+        typer.Option(
+            help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm | tff:FACTORY+tff.adam and the like."
+        ),
     ] = "fedavg",
     engine: Annotated[
-        str, typer.Option(help="mqtt: processes over a broker; loopback, virtual: all in this process.")
+        str,
+        typer.Option(
+            help="mqtt: processes over a broker; loopback, virtual: all in this process; tff: no fleet, but the same "
+            "plan by TensorFlow Federated, if it is installed."
+        ),
     ] = "mqtt",
     faults: Annotated[
         str,

@@ -263,8 +263,8 @@ class Aggregator:
         bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
         before = examined(self._journal, round_, self._federation.measure) if verdict.state == "closed" else None
         if verdict.state == "closed":
-            server = self._federation.strategy.server
-            self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
+            strategy = self._federation.strategy
+            self.weights, self._moments = strategy.step(self.weights, round_.aggregate, self._moments)
             self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
             self._follows = ""
         else:

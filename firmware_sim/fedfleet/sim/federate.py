@@ -12,6 +12,7 @@ from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Evaluation
 from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.tff.stepping import end
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.engines import Drive
 from fedfleet.sim.patience import Patience
@@ -77,4 +78,7 @@ def federate(
         def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
             return Aggregator(federation, Topics(stage.fleet), bus, journal, clock, scorer, ended)
 
-        return drive(build, watch)
+        try:
+            return drive(build, watch)
+        finally:
+            end()

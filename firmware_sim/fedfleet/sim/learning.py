@@ -11,10 +11,20 @@ from fedfleet.models.compiled import Compiled
 from fedfleet.sim import engines
 from fedfleet.sim.federate import federate
 from fedfleet.sim.stage import Simulation, Stage
+from fedfleet.sim.tff import engine as tff
 from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import SettingsError
 
-ENGINES = engines.ENGINES
+ENGINES = (*engines.ENGINES, tff.ENGINE)
 Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
+
+
+def check(wanted: Simulation) -> None:
+    """Raise SettingsError for an engine that is not known, or that cannot do what is wanted."""
+    if wanted.engine not in ENGINES:
+        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    if wanted.engine == tff.ENGINE:
+        tff.check(wanted)
 
 
 @contextmanager
@@ -23,6 +33,10 @@ def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
 
     The first takes the program, what scores weights, and a list that gains one entry a round; it returns the weights.
     """
+    if wanted.engine == tff.ENGINE:
+        with tff.learning(wanted, stage) as found:
+            yield found
+        return
     place = engines.Place(stage.fleet, wanted.devices, stage.folder, wanted.seed, wanted.faults)
     with engines.connected(wanted.engine, wanted.broker, place) as (drive, broker):
         yield partial(federate, wanted, stage, drive), broker

@@ -20,7 +20,8 @@ from fedfleet.sim import report
 from fedfleet.sim.baselines import Job, alone_and_central
 from fedfleet.sim.datasets import load
 from fedfleet.sim.fleet import fill
-from fedfleet.sim.learning import ENGINES, learning
+from fedfleet.sim.learning import check as engine
+from fedfleet.sim.learning import learning
 from fedfleet.sim.live import Screen, headline
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, split
@@ -61,13 +62,12 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
 
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
-    least = strategy(wanted.strategy).least
-    strategy(wanted.strategy).plan(wanted.plan)
+    chosen = strategy(wanted.strategy)
+    chosen.plan(wanted.plan)
     outdated(wanted.strategy, wanted.rounds.staleness)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
-    if wanted.engine not in ENGINES:
-        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    engine(wanted)
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
     most = AWAKE if wanted.engine == "virtual" else PROCESSES
@@ -75,8 +75,10 @@ def check(wanted: Simulation) -> None:
         raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")
     if wanted.rounds.quorum > wanted.devices:
         raise SettingsError(f"a quorum of {wanted.rounds.quorum} cannot be reached by {wanted.devices} devices")
-    if least > wanted.devices:
-        raise SettingsError(f"{wanted.strategy} takes at least {least} devices, not {wanted.devices}: it has to choose")
+    if chosen.least > wanted.devices:
+        raise SettingsError(
+            f"{wanted.strategy} takes at least {chosen.least} devices, not {wanted.devices}: it has to choose"
+        )
 
 
 def _play(wanted: Simulation, stage: Stage) -> None:
@@ -161,7 +163,7 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "numpy": np.__version__}
-    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "paho-mqtt"):
+    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "tensorflow-federated", "paho-mqtt"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
