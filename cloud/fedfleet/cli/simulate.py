@@ -47,7 +47,7 @@ def simulate(
     strategy: Annotated[
         str,
         typer.Option(
-            help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm | tff:FACTORY+tff.adam and the like."
+            help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm | tff:FACTORY and the like."
         ),
     ] = "fedavg",
     engine: Annotated[

@@ -24,12 +24,10 @@ from fedfleet.cloud.tff.packing import rows
 from fedfleet.cloud.tff.pipe import Array
 from fedfleet.cloud.tff.stepping import PATIENCE, shared
 
-NAME = "tff:"
-
 
 def tff(text: str, base: Path = Path()) -> Rule:
     """Return the rule `tff:FACTORY`, a file of the user's being relative to `base`; raises SettingsError."""
-    wanted = factory(text.removeprefix(NAME), base)
+    wanted = factory(text.partition(":")[2], base)
     needed(f"strategy {text[:64]}")
     child, request = shared(), asdict(wanted)
 

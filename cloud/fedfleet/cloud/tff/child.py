@@ -93,8 +93,9 @@ class Child:
         process, whole = self.start(), False
         self._late = False
         timer = Timer(within, self._expire, [process])
-        timer.start()
+        timer.daemon = True  # Ctrl-C may come before it can be cancelled
         try:
+            timer.start()
             yield process
             whole = True
         finally:

@@ -18,7 +18,7 @@ Answer = Callable[[dict[str, Any], list[Array]], Message]
 
 
 def serve(answers: Mapping[str, Answer]) -> None:
-    """Answer the questions on standard input by their `kind`; never returns. Call it before anything writes to 1."""
+    """Answer the questions on standard input by their `kind`; never returns. Call it before anything is started."""
     asked, said = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what native code, and TFF's worker, print must not land between our answers
     threading.Thread(target=_leash, daemon=True).start()

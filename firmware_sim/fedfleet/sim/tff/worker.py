@@ -105,7 +105,7 @@ def stacked(drawn: Iterator[Batch], seed: int, total: int, device: str) -> Order
     )
 
 
-def _model(header: dict[str, Any], wanted: Compiled) -> Any:
+def keras_model(header: dict[str, Any], wanted: Compiled) -> Any:
     """The Keras model of the run, built here once more, with the weights that the run begins with."""
     kind = header["data"].partition(":")[0]
     model = program.build(datasets.load(header["data"], header["seed"]), kind, header["model"], header["seed"])
@@ -119,7 +119,7 @@ def _model(header: dict[str, Any], wanted: Compiled) -> Any:
 def begun(header: dict[str, Any]) -> Learner:
     """Return what learns as `header` says; raises ModelError where the model cannot be built twice the same."""
     wanted, plan = compiled.load(header["compiled"]), build(Plan, header["plan"], strict=True)
-    model = _model(header, wanted)
+    model = keras_model(header, wanted)
     process = learning_process(partial(Masked, model, wanted), plan, header)
     trainable, frozen = (
         [each.numpy() for each in some] for some in (model.trainable_weights, model.non_trainable_weights)
