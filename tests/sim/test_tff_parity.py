@@ -67,12 +67,11 @@ def partly():
         tf.keras.Input((8, 8, 1)), layers.Flatten(), frozen, layers.Dense(10, kernel_initializer=glorot(2)),
     ])
 
-def unseeded():
-    model = partly()
-    for weight in model.layers[1].weights:
-        weight.assign(tf.random.normal(weight.shape))
-    model.layers[2].kernel.assign(tf.random.normal(model.layers[2].kernel.shape))
-    return model
+def regressing():
+    return tf.keras.Sequential([
+        tf.keras.Input((6,)), layers.Dense(12, activation="tanh", kernel_initializer=glorot(1)),
+        layers.Dense(2, kernel_initializer=glorot(2)),
+    ])
 """
 BASE = Simulation(
     devices=4,
@@ -129,8 +128,8 @@ def apart(first: Weights, ours: Weights, theirs: Weights) -> float:
 
 @pytest.mark.parametrize(
     "strategy",
-    ["fedavg", "fedavg:0.5", "fedavgm:0.5", "fedprox", "fedadam", "fedyogi:0.01", "fedadagrad", "tff.adam:0.01",
-     "tff.adagrad", "tff:MeanFactory", "tff:UnweightedMeanFactory+fedadam", "tff:robust_aggregator+tff.yogi"],
+    ["fedavg", "fedavgm:0.5", "fedprox", "fedadam", "fedyogi:0.01", "fedadagrad", "tff.adam:0.01",
+     "tff:UnweightedMeanFactory+fedadam", "tff:robust_aggregator+tff.yogi"],
 )  # fmt: skip
 def test_ten_rounds_come_to_the_same_weights(strategy: str, child: Child, models: Path, tmp_path: Path) -> None:
     wanted = replace(BASE, strategy=strategy, model=f"{models}:dense")
@@ -161,14 +160,14 @@ def test_plans_come_to_the_same(change: dict[str, object], child: Child, models:
     assert apart(*both(wanted, child, tmp_path)) < NEAR
 
 
-def test_a_regression_with_the_model_of_the_zoo_comes_to_the_same(child: Child, tmp_path: Path) -> None:
+def test_a_regression_comes_to_the_same(child: Child, models: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(300, 6)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x, y=(x[:, :2] ** 2).astype(np.float32))
     plan = Plan(epochs=1, learning_rate=0.02, momentum=0.9)
-    wanted = replace(BASE, data=f"npz:{tmp_path / 'data.npz'}", split="iid", plan=plan)
-    first, ours, theirs = both(wanted, child, tmp_path)
-    assert apart(first, ours, theirs) < 100 * NEAR  # there are relus in it
+    data, model = f"npz:{tmp_path / 'data.npz'}", f"{models}:regressing"
+    wanted = replace(BASE, data=data, model=model, split="iid", plan=plan)
+    assert apart(*both(wanted, child, tmp_path)) < NEAR
 
 
 def test_tffs_own_fedprox_is_ours_with_the_pull_turned_round(

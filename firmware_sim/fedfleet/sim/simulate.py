@@ -67,9 +67,9 @@ def check(wanted: Simulation) -> None:
     outdated(wanted.strategy, wanted.rounds.staleness)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
-    engine(wanted)
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
+    engine(wanted)
     most = AWAKE if wanted.engine == "virtual" else PROCESSES
     if not 1 <= wanted.devices <= most:
         raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")
