@@ -34,6 +34,9 @@ HOLDS_TENSORFLOW = {
     "fedfleet.cloud.replicas",
     "fedfleet.cloud.training.backups", "fedfleet.cloud.training.central", "fedfleet.cloud.training.fit",
     "fedfleet.cloud.training.steps",
+    "fedfleet.cloud.tff.aggregators",
+    "fedfleet.cloud.tff.optimizers",
+    "fedfleet.cloud.tff.worker",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.extras", "fedfleet.models.fixed",
     "fedfleet.models.gradient", "fedfleet.models.inplace",
@@ -48,6 +51,9 @@ HOLDS_TENSORFLOW = {
     "fedfleet.models.zoo.seeded", "fedfleet.models.zoo.tabular", "fedfleet.models.zoo.turbofan",
     "fedfleet.models.zoo.vibration",
     "fedfleet.sim.program",
+    "fedfleet.sim.tff.model",
+    "fedfleet.sim.tff.proximal",
+    "fedfleet.sim.tff.worker",
 }  # fmt: skip
 # what needs TensorFlow by way of those
 COMPILER = HOLDS_TENSORFLOW | {

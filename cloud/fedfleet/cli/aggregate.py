@@ -25,6 +25,7 @@ from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import Strategy, strategy
+from fedfleet.cloud.tff.stepping import end
 from fedfleet.models.compiled import Compiled, load
 from fedfleet.models.quiet import quiet
 from fedfleet.wire.errors import SettingsError
@@ -61,13 +62,14 @@ def aggregate(
 def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
-    rule = _rule(settings, base / settings.state)
+    rule = _rule(settings, base)
     shared, name, scores = compiled.shared, settings.strategy, settings.evaluation
     measure = gated(scores, measured(compiled))
     asked = (settings.plan, settings.rounds, settings.seed, name, scores, measure, settings.refine)
     federation = Federation(compiled.program, shared, rule, *asked)
     refine = _refiner(settings, base, compiled, scorer) if settings.refine.kind else None
     with ExitStack() as stack:
+        stack.callback(end)
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
@@ -88,9 +90,9 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
         say(f"done: the trained model is in {base / settings.state / 'model'}")
 
 
-def _rule(settings: AggregatorSettings, state: Path) -> Strategy:
+def _rule(settings: AggregatorSettings, base: Path) -> Strategy:
     """Return the strategy, on replicas where they are asked for; what TensorFlow has to say goes to a file."""
-    found = strategy(settings.strategy)
+    found, state = strategy(settings.strategy, base), base / settings.state
     if settings.combine.replicas == 0:
         return found
     state.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,8 @@ fedfleet simulate --engine virtual --faults dropout=0.3,straggler=0.2 --devices 
 
 fedfleet simulate --split dirichlet:0.1 --cloud-share 0.1 --refine distil:every=5,steps=50
 
+fedfleet simulate --engine tff --strategy tff:robust_aggregator+fedadam
+
 fedfleet simulate --data 'csv:pumps.csv?label=failure' --model my_model.py:build
 """
 
@@ -47,11 +49,17 @@ def simulate(
     ] = "digits",
     split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
     strategy: Annotated[
-        str, typer.Option(help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm and the like.")
+        str,
+        typer.Option(
+            help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm | tff:FACTORY and the like."
+        ),
     ] = "fedavg",
     engine: Annotated[
         str,
-        typer.Option(help="mqtt: processes over a broker; loopback, virtual: all in this process; gossip: no server."),
+        typer.Option(
+            help="mqtt: processes over a broker; loopback, virtual: all in this process; gossip: no server; tff: no "
+            "fleet, but the same plan by TensorFlow Federated, if it is installed."
+        ),
     ] = "mqtt",
     topology: Annotated[
         str, typer.Option(help="Who is whose neighbour in the engine gossip: ring | torus | random:DEGREE.")

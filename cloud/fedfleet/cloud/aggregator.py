@@ -234,8 +234,8 @@ class Aggregator:
         refined = None
         before = examined(self._journal, round_, self._federation.measure) if verdict.state == "closed" else None
         if verdict.state == "closed":
-            server = self._federation.strategy.server
-            self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
+            strategy = self._federation.strategy
+            self.weights, self._moments = strategy.step(self.weights, round_.aggregate, self._moments)
             refined = self._refined(round_)
             self._journal.close_round(round_.task.round, *packed(self.weights, self._moments), refined)
             self._follows = ""

@@ -82,7 +82,7 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
     """Return the newest model in `journal`, or what the federation begins with; raises StoreError for another's."""
     model = journal.model()
     size, control = federation.weights.size, federation.strategy.control
-    empty = federation.strategy.server.moments(size)
+    empty = federation.strategy.moments(size)
     last = journal.open_task() or journal.ended_task()
     if last is not None and (last.control is None) is not (control is None):
         raise StoreError(WRITTEN.format("another strategy"))

@@ -13,6 +13,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.refine.plan import telling
 from fedfleet.cloud.settings import Evaluation
 from fedfleet.cloud.strategies import Strategy
+from fedfleet.cloud.tff.stepping import end
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim import refining
 from fedfleet.sim.engines import Drive
@@ -87,4 +88,7 @@ def federate(
             refined = telling(refine, look)
             return Aggregator(federation, Topics(stage.fleet), bus, journal, clock, scorer, ended, refined)
 
-        return drive(build, watch)
+        try:
+            return drive(build, watch)
+        finally:
+            end()

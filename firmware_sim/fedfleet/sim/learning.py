@@ -14,13 +14,25 @@ from fedfleet.models.quiet import quiet
 from fedfleet.sim import engines, refining
 from fedfleet.sim.federate import federate
 from fedfleet.sim.fleet import device_id
-from fedfleet.sim.gossip.engine import gossiping
+from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.record import GOSSIP
 from fedfleet.sim.stage import Simulation, Stage
+from fedfleet.sim.tff import engine as tff
 from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import SettingsError
 
-ENGINES = (*engines.ENGINES, GOSSIP)
+ENGINES = (*engines.ENGINES, GOSSIP, tff.ENGINE)
 Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
+
+
+def check(wanted: Simulation) -> None:
+    """Raise SettingsError for an engine that is not known, or that cannot do what is wanted."""
+    if wanted.engine not in ENGINES:
+        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    if wanted.engine == GOSSIP:
+        gossip.check(wanted)
+    if wanted.engine == tff.ENGINE:
+        tff.check(wanted)
 
 
 @contextmanager
@@ -30,7 +42,11 @@ def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
     The first takes the program, what scores weights, and a list that gains one entry a round; it returns the weights.
     """
     if wanted.engine == GOSSIP:
-        with gossiping(wanted, stage) as found:
+        with gossip.gossiping(wanted, stage) as found:
+            yield found
+        return
+    if wanted.engine == tff.ENGINE:
+        with tff.learning(wanted, stage) as found:
             yield found
         return
     place = engines.Place(

@@ -43,6 +43,8 @@ def table(run: Run) -> list[tuple[str, ...]]:
     diverged = f" ({found.diverged} of {run.facts.devices} diverged)" if found.diverged else ""
     up = sum(record.bytes_up for record in run.rounds) if run.outcome is None else run.outcome.bytes_up
     sent = f"{size_text(up / max(run.facts.devices, 1))} of model updates, {size_text(up)} by the whole fleet"
+    if run.facts.engine == "tff":
+        sent = "nothing: TensorFlow Federated has no devices"
     pooled = f"its data: {sum(map(sum, run.facts.counts)):,} examples of the whole fleet"
     return [
         ("trained on", metric, "what left each device"),
@@ -215,8 +217,8 @@ def _tiles(run: Run) -> str:
             f"{facts.metric} of the {'mean model' if run.gossips else 'federation'}",
         ),
         (score_text(found.mean, facts.metric, facts.unit), "each device alone, mean"),
-        (size_text(up / max(facts.devices, 1)), "left each device, no raw data"),
-        *([(f"{max(peaks, default=0):.0f} MiB", memory)] if facts.engine != "virtual" else []),
+        *([(size_text(up / max(facts.devices, 1)), "left each device, no raw data")] if facts.engine != "tff" else []),
+        *([(f"{max(peaks, default=0):.0f} MiB", memory)] if facts.engine not in ("virtual", "tff") else []),
         (f"{seconds:.1f} s", state(run)),
     ]
     return "\n".join(f"<li><b>{escape(value)}</b><span>{escape(label)}</span></li>" for value, label in tiles)

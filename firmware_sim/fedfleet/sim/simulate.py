@@ -22,10 +22,10 @@ from fedfleet.sim import refining, report
 from fedfleet.sim.baselines import Job, alone_and_central
 from fedfleet.sim.datasets import Dataset, load
 from fedfleet.sim.fleet import fill
-from fedfleet.sim.gossip import engine as gossip
-from fedfleet.sim.learning import ENGINES, learning
+from fedfleet.sim.learning import check as engine
+from fedfleet.sim.learning import learning
 from fedfleet.sim.live import Screen, View, headline
-from fedfleet.sim.record import GOSSIP, Facts, Outcome, Recorder, read
+from fedfleet.sim.record import Facts, Outcome, Recorder, read
 from fedfleet.sim.split import histogram, set_aside, split
 from fedfleet.sim.stage import UNITS, Simulation, Stage
 from fedfleet.sim.virtual.faults import Faults, parse
@@ -81,27 +81,26 @@ def deal(wanted: Simulation) -> Dealt:
 
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
-    if wanted.engine == GOSSIP:
-        gossip.check(wanted)
-    least = strategy(wanted.strategy).least
-    strategy(wanted.strategy).plan(wanted.plan)
+    chosen = strategy(wanted.strategy)
+    chosen.plan(wanted.plan)
     outdated(wanted.strategy, wanted.rounds.staleness)
     refining.wanted_of(wanted)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
-    if wanted.engine not in ENGINES:
-        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
     if wanted.dying and wanted.engine == "virtual":
         raise SettingsError("devices of the engine virtual die by its faults, such as dropout=0.3")
+    engine(wanted)
     most = AWAKE if wanted.engine == "virtual" else PROCESSES
     if not 1 <= wanted.devices <= most:
         raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")
     if wanted.rounds.quorum > wanted.devices:
         raise SettingsError(f"a quorum of {wanted.rounds.quorum} cannot be reached by {wanted.devices} devices")
-    if least > wanted.devices:
-        raise SettingsError(f"{wanted.strategy} takes at least {least} devices, not {wanted.devices}: it has to choose")
+    if chosen.least > wanted.devices:
+        raise SettingsError(
+            f"{wanted.strategy} takes at least {chosen.least} devices, not {wanted.devices}: it has to choose"
+        )
 
 
 def _play(wanted: Simulation, stage: Stage) -> None:
@@ -188,7 +187,7 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "numpy": np.__version__}
-    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "paho-mqtt"):
+    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "tensorflow-federated", "paho-mqtt"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

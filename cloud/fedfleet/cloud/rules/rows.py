@@ -40,7 +40,7 @@ class Rows:
         self.parameters = parameters
         self.engine: Engine = alone
         self._combine = combine
-        self._places: list[tuple[bytes, int]] = []
+        self._places: list[tuple[bytes, int, int]] = []  # of each update its digest, its examples, where it lies
         with _disk():
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it is closed with the last of us
         weakref.finalize(self, self._file.close)
@@ -53,18 +53,27 @@ class Rows:
         """Keep one update; raises FrameError for one that moves by 2^32 and more, StoreError where the disk is full."""
         if not float(np.max(np.abs(delta), initial=0.0)) < HEADROOM:
             raise FrameError(f"weights move by {HEADROOM} or more; lower the learning rate")
-        self._append(delta.astype("<f4").tobytes())
+        self._append(delta.astype("<f4").tobytes(), examples)
 
     def merge(self, other: Self) -> None:
         """Keep what another has as well."""
-        for _, place in other._places:
-            self._append(other._read(place, 0, self.parameters))
+        for _, examples, place in other._places:
+            self._append(other._read(place, 0, self.parameters), examples)
 
     def value(self) -> Matrix:
         """Return the combined difference, float64[P]; raises ValueError when nothing was added."""
         if not self._places:
             raise ValueError("the combination of no updates")
         return self._combine(self)
+
+    def rows(self) -> Iterator[Matrix]:
+        """Yield one update after the other, float64[P]."""
+        for *_, place in sorted(self._places):
+            yield np.frombuffer(self._read(place, 0, self.parameters), "<f4").astype(np.float64)
+
+    def examples(self) -> list[int]:
+        """Return how many examples each update has, in the order of `rows`."""
+        return [examples for _, examples, _ in sorted(self._places)]
 
     def each(self, kernel: Kernel, *more: np.generic | NDArray[Any], **sizes: int) -> Iterator[Any]:
         """Yield what `kernel` makes of each block, of `more`, and with `sizes`."""
@@ -78,17 +87,17 @@ class Rows:
         places, width = sorted(self._places), max(1, BLOCK // len(self))
         for start in range(0, self.parameters, width):
             stop = min(start + width, self.parameters)
-            data = b"".join(self._read(place, start, stop) for _, place in places)
+            data = b"".join(self._read(place, start, stop) for *_, place in places)
             block = np.frombuffer(data, "<f4").reshape(len(places), stop - start).astype(np.float32)
             block[np.abs(block) < LEAST] = 0
             yield block
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, data: bytes, examples: int) -> None:
         place, left = len(self._places) * 4 * self.parameters, memoryview(data)
         with _disk():
             while left:
                 left = left[os.pwrite(self._file.fileno(), left, place + len(data) - len(left)) :]
-        self._places.append((hashlib.sha256(data).digest(), place))
+        self._places.append((hashlib.sha256(data).digest(), examples, place))
 
     def _read(self, place: int, start: int, stop: int) -> bytes:
         with _disk():
