@@ -48,6 +48,8 @@ def check(wanted: Simulation) -> None:
         "a buffer: neighbours wait for each other": not rounds.buffer and not rounds.staleness,
         "a codec: models travel whole, as float32": plan.codec == PLAIN and not rounds.downlink,
         "a holdout: nobody gathers what devices find": not plan.holdout,
+        "refining: there is no server to do it": not wanted.refine,
+        "replicas: there is no server to combine": not wanted.combine.replicas,
     }.items():
         if not holds:
             raise SettingsError(f"the engine gossip takes no {name.removeprefix('a ')}")
