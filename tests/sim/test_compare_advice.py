@@ -79,6 +79,8 @@ def test_one_that_deaths_end_is_left_out_where_another_is_as_good() -> None:
     assert found.name == "gossip"
     assert any("Left out though as good: federation" in reason for reason in found.reasons)
     assert "that costs 2.0 points (90.00 % to 88.00 %, less than can be told)" in " ".join(found.reasons)
+    diverged = Result(fleets.FEDERATION, ending(0.91, 1.0), ending(float("nan")))
+    assert advise([diverged, result(fleets.GOSSIP, 0.9, 5.0, died=0.88)], ACCURACY).name == "gossip"
     alone_there = advise([broken], ACCURACY)
     assert alone_there.name == "federation"
     assert "Participants that die half way end it" in " ".join(alone_there.reasons)

@@ -46,6 +46,10 @@ def by_name(found: Comparison) -> dict[str, Result]:
     return {result.traits.name: result for result in found.results}
 
 
+def _lines(folder: Path) -> list[str]:
+    return next(folder.glob("*/metrics.jsonl")).read_text().splitlines()
+
+
 def test_every_way_has_learned_from_the_same_data(small: tuple[Path, Comparison]) -> None:
     found = by_name(small[1])
     assert list(found) == ["train", "alone", "federation", "hybrid", "gossip"]
@@ -75,8 +79,7 @@ def test_deaths_are_real_and_told(small: tuple[Path, Comparison]) -> None:
     found = by_name(comparison)
     assert len(comparison.doomed) == 1
     lines = {
-        name: [json.loads(line) for line in next((folder / f"{name}-deaths").glob("*/metrics.jsonl")).open()]
-        for name in ("federation", "gossip")
+        name: [json.loads(line) for line in _lines(folder / f"{name}-deaths")] for name in ("federation", "gossip")
     }
     for name, records in lines.items():
         assert [record["reported"] for record in records] == [4, 4, 4, 3, 3, 3], name
@@ -149,7 +152,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_starts(change: dict[
     ("arguments", "text"),
     [
         (["--topology", "torus", "--devices", "7"], "7 is prime"),
-        (["--refine", "polish"], "kind must be tune or distil, not polish"),
+        (["--refine", "polish"], "kind must be tune or distil, not 'polish'"),
         (["--cloud-share", "0"], "the cloud has no data"),
         (["--learning-rate", "0"], "learning_rate must be above 0"),
         (["--data", "npz:nowhere.npz"], "nowhere.npz"),

@@ -65,7 +65,7 @@ def advise(results: Sequence[Result], scale: Scale) -> Advice:
     best = max(private, key=lambda result: scale.sign * _score(result.whole))
     margin = scale.margin(_score(best.whole))
     tied = [result for result in private if scale.sign * (_score(best.whole) - _score(result.whole)) <= margin]
-    lasting = [result for result in tied if result.deaths is None or result.deaths.ended] or tied
+    lasting = [result for result in tied if result.deaths is None or _finite(result.deaths)] or tied
     chosen = _cheapest(lasting)
     reasons = [
         _best(best, private, tied, scale, margin),
@@ -116,7 +116,7 @@ def _broken(tied: Sequence[Result], lasting: Sequence[Result]) -> str:
 
 def _dying(chosen: Result, deaths: Ending, scale: Scale) -> str:
     """What deaths cost the chosen one."""
-    if deaths.score is None or not deaths.ended:
+    if not _finite(deaths) or deaths.score is None:
         return f"Participants that die half way end it: {deaths.said or 'there is no model then'}."
     lost = scale.sign * (_score(chosen.whole) - deaths.score)
     verb = "costs" if lost > 0 else "does not cost"
