@@ -12,11 +12,11 @@ PIP := -m pip install --quiet --disable-pip-version-check
 UV := .venv-lock/bin/uv
 LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 	--no-header --python-version 3.11
-TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
+TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py tests/sim/test_tff.py tests/sim/test_tff_parity.py
 
 .PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
 .PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-attacks bench-storm bench-transport \
-	bench-aggregate bench-async bench-round bench-virtual format lock clean
+	bench-aggregate bench-async bench-round bench-virtual bench-combine bench-refine format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -105,6 +105,12 @@ bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a dev
 
 bench-virtual: $(VENV)/sim.stamp ## A round of 1,000 simulated devices, beside Flower's engine (downloads 0.2 GB, minutes)
 	@$(BIN)/python benchmarks/virtual.py $(ARGS)
+
+bench-combine: $(VENV)/sim.stamp ## Updates summed a second on 1, 2 and 4 replicas, beside NumPy and TFF (with .venv-tff)
+	@$(BIN)/python benchmarks/combine.py $(if $(wildcard $(TFF)/dev.stamp),--tff $(TFF)/bin/python) $(ARGS)
+
+bench-refine: $(VENV)/sim.stamp ## What refining on the cloud's data brings at equal rounds, on devices whose data differ
+	@$(BIN)/python benchmarks/refine.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .
