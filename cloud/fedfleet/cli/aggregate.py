@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,7 @@ def aggregate(
 def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
-    rule = _rule(settings, base / settings.state)
+    rule = _rule(settings)
     shared, name, scores = compiled.shared, settings.strategy, settings.evaluation
     measure = gated(scores, measured(compiled))
     federation = Federation(
@@ -85,14 +86,10 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
         say(f"done: the trained model is in {base / settings.state / 'model'}")
 
 
-def _rule(settings: AggregatorSettings, state: Path) -> Strategy:
-    """Return the strategy, on replicas where they are asked for; what TensorFlow has to say goes to a file."""
-    found = strategy(settings.strategy)
-    if settings.combine.replicas == 0:
-        return found
-    state.mkdir(parents=True, exist_ok=True)
-    with quiet(state / "tensorflow.log"), needs("cloud"):
-        return combined(found, settings.combine.replicas)
+def _rule(settings: AggregatorSettings) -> Strategy:
+    """Return the strategy, on replicas where they are asked for; what TensorFlow says of itself is left out."""
+    with needs("cloud"), tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
+        return combined(strategy(settings.strategy), settings.combine.replicas)
 
 
 def line(record: RoundRecord) -> str:
