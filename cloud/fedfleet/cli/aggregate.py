@@ -91,12 +91,11 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
 
 
 def _rule(settings: AggregatorSettings, base: Path) -> Strategy:
-    """Return the strategy, on replicas where they are asked for; what TensorFlow has to say goes to a file."""
-    found, state = strategy(settings.strategy, base), base / settings.state
+    """Return the strategy, on replicas where they are asked for; what TensorFlow says of itself is left out."""
+    found = strategy(settings.strategy, base)
     if settings.combine.replicas == 0:
         return found
-    state.mkdir(parents=True, exist_ok=True)
-    with quiet(state / "tensorflow.log"), needs("cloud"):
+    with needs("cloud"), TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
         from fedfleet.cloud import replicas
 
         replicas.reserve(settings.combine.replicas, settings.refine.replicas)

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from fedfleet.cloud.combine.held import Held
+from fedfleet.cloud.combine.held import Held, values
 from fedfleet.cloud.combine.kernels import OPS
 from fedfleet.cloud.combine.units import UNITS
 from fedfleet.cloud.rules.ops import Block, Kernel
@@ -28,10 +28,13 @@ class Replicas:
         self._steps: dict[str, Any] = {}
         self._works: dict[Any, Any] = {}
         self._rows = 0  # of the blocks that `_works` were traced for: of another number of updates they go
+        # so that TensorFlow and XLA prepare themselves, and say what they have to say, here
+        self.joined(self.fold(self.zeros(1), [(values(np.zeros(1, np.float32)), 1)] * self.replicas))
 
     def zeros(self, parameters: int) -> Any:
-        """Return a sum of nothing: int64[P] on each replica."""
-        return self._dealt([np.zeros(parameters, np.int64)] * self.replicas)
+        """Return a sum of nothing, int64[P] on each replica; raises StoreError where one has no room."""
+        with _room():
+            return self._dealt([np.zeros(parameters, np.int64)] * self.replicas)
 
     def fold(self, total: Any, group: list[tuple[Held, int]]) -> Any:
         """Return `total` with a group added to it; raises StoreError where a replica has no room."""
@@ -69,13 +72,13 @@ class Replicas:
             self._rows = rows
         return self._works.setdefault((kernel, *sizes.items()), _working(self.strategy, partial(kernel, OPS, **sizes)))
 
-    def _dealt(self, values: Sequence[Any]) -> Any:
-        """Give each replica one of `values`, arrays or lists of them, on its own device."""
+    def _dealt(self, shares: Sequence[Any]) -> Any:
+        """Give each replica one of `shares`, arrays or lists of them, on its own device."""
         devices = self.strategy.extended.worker_devices
 
         def one(context: Any) -> Any:
             with tf.device(devices[context.replica_id_in_sync_group]):
-                return tf.nest.map_structure(tf.constant, values[context.replica_id_in_sync_group])
+                return tf.nest.map_structure(tf.constant, shares[context.replica_id_in_sync_group])
 
         return self.strategy.experimental_distribute_values_from_function(one)
 
@@ -108,4 +111,6 @@ def _room() -> Iterator[None]:
     try:
         yield
     except tf.errors.ResourceExhaustedError:
-        raise StoreError("a replica has no memory for a model of this size; combine without [combine]") from None
+        raise StoreError(
+            "a replica has too little memory for it; do without replicas, or make the model smaller"
+        ) from None
