@@ -88,12 +88,13 @@ class Fleet(NamedTuple):
     share: float
     passes: int = PLAN.epochs
     model: str = ""
+    split: str = ""
 
     def simulation(self, refine: str, seed: int) -> Simulation:
         """The federation of one way to refine."""
         found = simulation(self.data, "fedavg", self.rounds, seed, self.model)
         plan = replace(PLAN, epochs=self.passes)
-        return replace(found, refine=refine, cloud_share=self.share, plan=plan)
+        return replace(found, refine=refine, cloud_share=self.share, plan=plan, split=self.split or found.split)
 
 
 def alone(wanted: Simulation, plan: Refining) -> float:
@@ -150,12 +151,13 @@ def main() -> None:
     parser.add_argument("--refine", nargs="+", default=REFINES, metavar="KIND:KEY=VALUE,...", help="beside none")
     parser.add_argument("--passes", type=int, default=PLAN.epochs, help="of devices in a round (default 2)")
     parser.add_argument("--model", default="", metavar="FILE.py:FUNCTION", help="instead of the zoo's")
+    parser.add_argument("--split", default="", metavar="SPLIT", help="instead of the data's own, as dirichlet:0.3")
     parser.add_argument("--rounds", type=int, default=20, help="rounds of each federation (default 20)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... of weights, splits, batches (default 3)")
     parser.add_argument("--share", type=float, default=0.1, help="the cloud's share of the data (default 0.1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to this file")
     wanted = parser.parse_args()
-    alike = (wanted.rounds, wanted.share, wanted.passes, wanted.model)
+    alike = (wanted.rounds, wanted.share, wanted.passes, wanted.model, wanted.split)
     fleets = [Fleet(data, *alike) for data in wanted.data or ["digits"]]
     tries = []
     try:

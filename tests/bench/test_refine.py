@@ -47,6 +47,7 @@ def test_what_cannot_be_is_one_line() -> None:
 
 
 def test_the_fleets_differ_in_what_refines_alone() -> None:
+    assert Fleet("digits", 3, 0.1, split="iid").simulation(NONE, 0).split == "iid"
     for data in ("digits", "turbofan:DIR"):
         fleet = Fleet(data, 3, 0.1, passes=7)
         plain, tuned = (fleet.simulation(refine, 2) for refine in (NONE, "tune:steps=5"))
