@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,11 +15,12 @@ import numpy as np
 import pytest
 from processes import alive, children, until
 
-from fedfleet.cloud.tff.child import Child
+from fedfleet.cloud.tff.alone import OPEN
+from fedfleet.cloud.tff.child import EXPOSED, Child
 from fedfleet.wire.errors import SettingsError
 
 STANDS_IN = """
-import os, subprocess, sys, time
+import os, socket, subprocess, sys, time
 import numpy as np
 from fedfleet.cloud.tff.serving import serve
 from fedfleet.wire.errors import DataError
@@ -44,7 +46,14 @@ def leave(header, arrays):
     print("gone for a reason", file=sys.stderr, flush=True)
     os._exit(3)
 
-serve({"twice": twice, "refuse": refuse, "fail": fail, "die": die, "leave": leave,
+def listen(header, arrays):
+    server = socket.create_server(("", 0))
+    port = server.getsockname()[1]
+    with socket.create_connection(("localhost", port)) as client:
+        client.sendall(b"hello")
+        return {"port": port, "heard": server.accept()[0].recv(5).decode()}, []
+
+serve({"listen": listen, "twice": twice, "refuse": refuse, "fail": fail, "die": die, "leave": leave,
        "sleep": lambda header, arrays: time.sleep(1000)})
 """
 HOLDS = """
@@ -175,6 +184,33 @@ def test_what_it_writes_goes_to_the_log(tmp_path: Path) -> None:
     group(found)
     found.close()
     assert "what native code prints" in (tmp_path / "tff.log").read_text()
+
+
+def network(pid: int | str) -> str:
+    return str(Path(f"/proc/{pid}/ns/net").readlink())
+
+
+def test_nobody_else_reaches_what_it_listens_on(child: Child, caplog: pytest.LogCaptureFixture) -> None:
+    """TFF's worker takes computations of anyone, on all addresses."""
+    pids = group(child)
+    if subprocess.run(["unshare", "--user", "--net", "true"], check=False, capture_output=True).returncode:
+        assert "takes computations of anyone who reaches it: keep others out by a firewall" in caplog.text
+        return
+    assert {network(pid) for pid in pids}.isdisjoint({network("self")})
+    answer, _ = child.ask("x", 60.0, {"kind": "listen"})
+    assert answer["heard"] == "hello"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", answer["port"]), timeout=5)
+    assert caplog.text == ""
+
+
+def test_where_it_cannot_be_kept_apart_that_is_said_once(
+    child: Child, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(OPEN, "1")
+    for _ in range(2):
+        group(child)
+    assert [record.getMessage() for record in caplog.records] == [EXPOSED]
 
 
 def test_a_module_that_cannot_be_had_is_said(tmp_path: Path) -> None:

@@ -96,7 +96,6 @@ def test_where_tff_is_not_one_line_says_how_to_get_it(tmp_path: Path) -> None:
 @wants
 def test_a_run_has_the_same_records_report_and_result_line_and_leaves_no_process(tmp_path: Path) -> None:
     process = fedfleet("--devices", "3", "--rounds", "3", "--json", str(tmp_path / "run.json"), out=tmp_path / "runs")
-    assert until(lambda: any("tff.worker" in command(pid) for pid in descendants(process.pid)))
     below = set[int]()
     assert process.stdout is not None
     lines = []
@@ -141,7 +140,7 @@ def test_an_end_in_the_middle_ends_tff_too(how: signal.Signals, tmp_path: Path) 
         name for name in ("fedfleet.sim.tff.worker", "worker_binary") for pid in below if name in command(pid)
     }
     process.send_signal(how)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert until(lambda: not any(map(alive, below)))
     (folder,) = tmp_path.iterdir()
     assert len(read(folder).rounds) >= 2

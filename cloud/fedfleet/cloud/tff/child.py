@@ -6,6 +6,7 @@ is killed as one: when we close it, when whoever uses it is gone, or, by the pro
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -21,7 +22,10 @@ from typing import IO, Any
 from fedfleet.cloud.tff.pipe import Array, Message, receive, send
 from fedfleet.wire.errors import SettingsError
 
+log = logging.getLogger("fedfleet.tff")
+ALONE = "fedfleet.cloud.tff.alone"
 LAST_WORDS = 2000
+EXPOSED = "TensorFlow Federated's worker takes computations of anyone who reaches it: keep others out by a firewall"
 
 
 class Child:
@@ -35,7 +39,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._written: IO[bytes] | None = None
         self._end: weakref.finalize[Any, Any] | None = None
-        self._late = False
+        self._late = self._warned = False
 
     @property
     def process(self) -> int:
@@ -49,7 +53,7 @@ class Child:
         self.close()
         self._written = self._log.open("a+b") if self._log else tempfile.TemporaryFile()  # noqa: SIM115 - for its life
         self._process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
+            [sys.executable, "-m", ALONE, self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._written,
@@ -77,6 +81,9 @@ class Child:
         if reason := answer[0].get("failed"):
             self.close()  # it is about to end
             raise SettingsError(f"{what}: TensorFlow Federated failed: {reason}")
+        if answer[0].get("open") and not self._warned:
+            self._warned = True
+            log.warning(EXPOSED)
         if reason := answer[0].get("refused"):
             raise SettingsError(f"{what}: {reason}")
         return answer

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from fedfleet.cloud.tff.alone import OPEN
 from fedfleet.cloud.tff.pipe import Array, Message, receive, send
 from fedfleet.wire.errors import FedfleetError
 
@@ -36,7 +37,7 @@ def serve(answers: Mapping[str, Answer]) -> None:
             answer, found = answers[header["kind"]](header, arrays)
         except FedfleetError as error:
             answer, found = {"refused": str(error)}, []
-        send(said, answer, found, len(found))
+        send(said, {**answer, "open": OPEN in os.environ}, found, len(found))
     _end()
 
 
