@@ -54,6 +54,7 @@ def test_an_older_journal_goes_on_where_it_was(tmp_path: Path, version: int) -> 
     journal = Journal(older(tmp_path, version))
     found, task = journal.model(), journal.open_task()
     assert found is not None and task is not None
+    assert {each.training for each in versions(tmp_path)} == {None}
     assert (found.round, journal.blobs.get(found.weights), journal.blobs.get(found.moments)) == (
         4,
         b"model 4",

@@ -19,6 +19,7 @@ from processes import environment
 
 from fedfleet.wire.errors import FedfleetError, ModelError, SettingsError, StoreError
 
+pytestmark = pytest.mark.filterwarnings("ignore:non-integer arguments:DeprecationWarning")  # of Keras 2's own seeds
 CHILD = Path(__file__).with_name("fitted.py")
 Arrays = dict[str, np.ndarray]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
@@ -89,9 +90,10 @@ def test_other_losses_and_optimizers_are_shared_out_alike(tmp_path: Path, train:
     assert apart(flat(one), weights(tmp_path / "2")) < 1e-6
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam"])
+# Adam divides what may be next to nothing by its own size
+@pytest.mark.parametrize(("optimizer", "most"), [("sgd", 2e-6), ("momentum", 2e-6), ("adam", 5e-5)])
 def test_a_step_is_that_of_keras_on_the_examples_that_there_are(
-    fitted: ModuleType, train: Callable[..., Any], tmp_path: Path, optimizer: str
+    fitted: ModuleType, train: Callable[..., Any], tmp_path: Path, optimizer: str, most: float
 ) -> None:
     """The last batch too, which has 13 examples of 16: Keras, alone, is given just these."""
     import tensorflow as tf
@@ -103,7 +105,7 @@ def test_a_step_is_that_of_keras_on_the_examples_that_there_are(
     for epoch in range(job.epochs):
         for rows, weight in zip(job.rows(epoch), job.weight):
             model.train_on_batch(job.examples.x[rows[weight > 0]], job.examples.y[rows[weight > 0]])
-    assert apart(flat(found), {f"arr_{n}": each for n, each in enumerate(model.get_weights())}) < 2e-6
+    assert apart(flat(found), {f"arr_{n}": each for n, each in enumerate(model.get_weights())}) < most
 
 
 def test_an_interrupt_leaves_a_backup_and_the_next_start_goes_on_from_there(train: Callable[..., Any]) -> None:
