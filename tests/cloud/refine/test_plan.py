@@ -40,6 +40,7 @@ HOW = Refinement("distil", 50, 32, 0.001, 1, 1440, 8, "a" * 64, True, "")
         ({"every": 0}, "every must be at least 1"),
         ({"steps": 0}, "steps must be 1 to 100000"),
         ({"steps": 100_001}, "steps must be 1 to 100000"),
+        ({"steps": 8193, "batch": 4096}, "steps times batch must be at most 33554432"),
         ({"batch": 0}, "batch must be 1 to 65536"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0 and at most 1"),
         ({"learning_rate": 1.5}, "learning_rate must be above 0 and at most 1"),

@@ -79,6 +79,12 @@ def test_a_gate_refuses_what_is_worse_and_the_model_stays(make: Make, compiled: 
     assert score(right.weights)["loss"] < score(compiled().weights)["loss"]
 
 
+def test_without_a_teacher_nothing_is_taken(make: Make, compiled: Callable[..., Compiled]) -> None:
+    found = make(DISTIL)(Made(1, compiled().weights, lambda: iter(())))
+    assert (found.how.teachers, found.how.taken, found.how.why) == (0, False, "no model of this round's own")
+    assert np.array_equal(found.weights, compiled().weights)
+
+
 def test_weights_that_are_not_finite_are_never_taken(make: Make, compiled: Callable[..., Compiled]) -> None:
     broken = Made(1, compiled().weights, lambda: iter([compiled().weights * np.float32(np.inf)]))
     found = make(DISTIL)(broken)

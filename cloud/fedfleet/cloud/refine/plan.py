@@ -18,7 +18,7 @@ from fedfleet.wire.record import Mismatch, build, require
 
 KINDS = ("tune", "distil")
 KEYS = ("every", "steps", "batch", "learning_rate", "replicas", "gate")
-MOST_STEPS, MOST_BATCH = 100_000, 65_536
+MOST_STEPS, MOST_BATCH, MOST_ROWS = 100_000, 65_536, 2**25
 Rows = NDArray[np.int64]
 
 
@@ -48,6 +48,7 @@ class Refining:
         require(self.every >= 1, "every must be at least 1, which refines every model")
         require(1 <= self.steps <= MOST_STEPS, f"steps must be 1 to {MOST_STEPS}")
         require(1 <= self.batch <= MOST_BATCH, f"batch must be 1 to {MOST_BATCH}")
+        require(self.steps * self.batch <= MOST_ROWS, f"steps times batch must be at most {MOST_ROWS}")
         require(0 < self.learning_rate <= 1, "learning_rate must be above 0 and at most 1")
         require(self.replicas >= 0, "replicas must be 0, for all GPUs, or a number of devices")
         require(self.gate in ("", *SCORES), f"gate must be one of {', '.join(SCORES)}")

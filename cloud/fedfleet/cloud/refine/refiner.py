@@ -54,7 +54,9 @@ def refiner(
         except tf.errors.OpError as error:
             first = str(error.message).splitlines()[0]
             raise ModelError(f"refining fails: {first[:200]}; a smaller refine.batch takes less memory") from None
-        taken, why = chosen(made.weights, after, plan.gate, evaluate)
+        taken, why = False, "no model of this round's own"
+        if labelled or teachers:
+            taken, why = chosen(made.weights, after, plan.gate, evaluate)
         averaged = Blob.of(made.weights.astype("<f4").tobytes()).digest
         asked = (plan.kind, plan.steps, plan.batch, plan.learning_rate, student.replicas)
         how = Refinement(*asked, len(x), teachers, averaged, taken, why)
