@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fedfleet.edge.trainer import Stop
 from fedfleet.sim.gossip.graph import graph, matrix, row
-from fedfleet.sim.gossip.peer import GRACE
+from fedfleet.sim.gossip.peer import GRACE, status
 from fedfleet.sim.gossip.rounds import DISTANCE, Notes, lopsided
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.messages import Task, Update
@@ -119,13 +119,15 @@ def test_a_neighbour_that_died_is_left_out_after_the_grace_and_its_share_stays_h
 
 def test_one_that_is_back_within_the_grace_is_waited_for(tmp_path: Path) -> None:
     world = World(tmp_path, RING, rounds=3)
-    status = Topics("test").status("d2")
-    birth = world.hub.retained[status]
-    world.until(lambda: world.peers["d1"].round == 2, 0, 1, 2, 3)
-    world.hub.publish(status, world.hub.retained[status].replace(b"ready", b"lost"), retain=False)
-    world.hub.publish(status, birth, retain=False)
-    world.step()
+    topic = Topics("test").status("d2")
+    world.step(1)  # it has shown its model, and waits
+    world.hub.publish(topic, status("lost"), retain=True)
+    world.step(1)
+    world.now += GRACE / 2
+    world.hub.publish(topic, status("ready"), retain=True)
+    world.step(1)
     world.now += 2 * GRACE
+    world.step(1)
     world.play()
     assert all(world.mixed(1, round_) == [0, 1, 2] for round_ in (1, 2, 3))
 
