@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 from processes import environment
 
+from fedfleet.cli.course import Wanted, facts, job_of
+from fedfleet.cloud.training.workers import meet, parse
+from fedfleet.sim import datasets
+
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONUNBUFFERED": "1"}
 MODEL = """
 import tensorflow as tf
@@ -90,6 +94,23 @@ def test_a_worker_that_never_comes_is_named(here: Path) -> None:
     assert err == (
         f"fedfleet: {addresses[1]} did not come within 1 s; start what is missing with the same command, "
         "or wait longer (--wait)\n"
+    )
+
+
+def test_a_worker_that_goes_between_the_meeting_and_tensorflow_is_no_reason_to_wait_for_ever(here: Path) -> None:
+    """TensorFlow would wait for it without an end, and hear no signal; so this process is ended, and it is said why."""
+    addresses = free(2)
+    process = begin(here, config(addresses, 0), "out", "--wait", "25")
+    given = Wanted(
+        data="digits", test="", model="m.py:build", start="", strategy="workers", replicas=0, epochs=10, batch=64,
+        optimizer="momentum", learning_rate=0.02, seed=0, loss="", device_batch=16, local=(), frozen="float32",
+        out=here / "x", state=None, backup=here / "x", tensorboard=None, wait=60.0,
+    )  # fmt: skip
+    meet(parse(config(addresses, 1)), facts(job_of(given, datasets.whole("digits", "", 0), None)), given.wait)
+    _, err = process.communicate(timeout=150)
+    assert process.returncode == -signal.SIGKILL
+    assert err == (
+        "fedfleet: a worker that was there has gone while TensorFlow began; start this one again, it waits for all\n"
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Timer
-from typing import Any
+from typing import IO, Any
 
 from fedfleet.cli.epochs import Epochs
 from fedfleet.cli.terminal import needs, require_writable
@@ -27,6 +27,7 @@ from fedfleet.sim.datasets import Dataset
 from fedfleet.wire.errors import SettingsError, WorkerLost
 
 STRATEGIES = ("one", "mirrored", "workers")
+GONE = "fedfleet: a worker that was there has gone while TensorFlow began; start this one again, it waits for all"
 LABELS, TARGETS = "sparse_categorical_crossentropy", "mean_squared_error"
 
 
@@ -82,27 +83,28 @@ def run(wanted: Wanted, view: Epochs) -> Outcome | None:
     """
     data = datasets.whole(wanted.data, wanted.test, wanted.seed)
     start, origin = _start(wanted)
-    job = _job(wanted, data, start)
+    job = job_of(wanted, data, start)
     cluster = workers.parse(os.environ.get("TF_CONFIG", "")) if wanted.strategy == "workers" else None
     if cluster is not None:
         job.share(len(cluster.others) + 1, "workers")
-        workers.meet(cluster, hashlib.sha256(json.dumps(job.facts()).encode()).hexdigest(), wanted.wait)
-    with _again(wanted) as starting, quiet(_log(wanted)):
+        workers.meet(cluster, facts(job), wanted.wait)
+    with os.fdopen(os.dup(2), "wb") as terminal, _again(), quiet(_log(wanted)):
         # Here and not at the top: TensorFlow takes seconds to load.
         with needs("models"):
             from fedfleet.cloud.training import central
             from fedfleet.cloud.training.fit import fit
 
-        with starting():
+        with nullcontext() if cluster is None else _watched(wanted, terminal):
             strategy = central.strategy(wanted.strategy, wanted.replicas)
         job.share(strategy.num_replicas_in_sync)
         target = central.Target(job.loss, wanted.device_batch, wanted.local, wanted.frozen)
         judged = len(data.test.x) > 0
         before = central.prepared(job, target, data.train, *([data.test] if judged else []))
-        if wanted.state is not None:
+        first = cluster is None or cluster.own == cluster.first
+        if wanted.state is not None and first:
             version.require(wanted.state, before)
         trained = fit(job, strategy, _tell(wanted, view))
-        if cluster is not None and cluster.own != cluster.first:
+        if not first:
             return None
         after = central.finished(job, target, before, trained)
         scores = evaluator(after, data.test, data.target_scale)(after.weights) if judged else {}
@@ -113,6 +115,11 @@ def run(wanted: Wanted, view: Epochs) -> Outcome | None:
         plan = version.plan_of(job)
         number = version.bring_in(wanted.state, before, after, plan, training, scores, origin).round
     return Outcome(training, scores, number)
+
+
+def facts(job: Job) -> str:
+    """What all workers must have in common, in short."""
+    return hashlib.sha256(json.dumps(job.facts()).encode()).hexdigest()
 
 
 def _start(wanted: Wanted) -> tuple[Compiled | None, int | None]:
@@ -127,7 +134,9 @@ def _start(wanted: Wanted) -> tuple[Compiled | None, int | None]:
     return registry.exported(Path(folder), found), found.round if own else None
 
 
-def _job(wanted: Wanted, data: Dataset, start: Compiled | None) -> Job:
+def job_of(wanted: Wanted, data: Dataset, start: Compiled | None) -> Job:
+    """What is to be trained, with the weights of `start` to begin with if it is given."""
+
     def build() -> Any:
         from fedfleet.cloud.training.central import started
         from fedfleet.sim import program
@@ -191,32 +200,22 @@ def _training(wanted: Wanted, job: Job, trained: Trained) -> dict[str, Any]:
 
 
 @contextmanager
-def _again(wanted: Wanted) -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """Where a worker is lost, begin anew: nothing less lets TensorFlow meet the others a second time.
-
-    Yields a context for what may wait for others without an end; there it is begun anew after `wait` seconds.
-    """
-    terminal = os.dup(2)
-
-    def anew(why: str) -> None:
-        os.dup2(terminal, 2)
-        print(f"fedfleet: {why}; waiting for all workers, to go on from the backup", file=sys.stderr, flush=True)
+def _again() -> Iterator[None]:
+    """Where a worker is lost, begin anew: nothing less lets TensorFlow meet the others a second time."""
+    try:
+        yield
+    except WorkerLost as error:
+        print(f"fedfleet: {error}; waiting for all workers, to go on from the backup", file=sys.stderr, flush=True)
         os.execv(sys.executable, [sys.executable, "-m", "fedfleet.cli.main", *sys.argv[1:]])
 
-    @contextmanager
-    def starting() -> Iterator[None]:
-        timer = Timer(wanted.wait, anew, ["a worker that was there has gone"])
-        timer.daemon = True
-        if wanted.strategy == "workers":
-            timer.start()
+
+@contextmanager
+def _watched(wanted: Wanted, terminal: IO[bytes]) -> Iterator[None]:
+    """Bound how long TensorFlow waits for workers that have gone since the meeting; see `fedfleet.cli.watch`."""
+    command = [sys.executable, "-m", "fedfleet.cli.watch", str(os.getpid()), str(wanted.wait), GONE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=terminal) as watch:
         try:
             yield
         finally:
-            timer.cancel()
-
-    try:
-        yield starting
-    except WorkerLost as error:
-        anew(str(error))
-    finally:
-        os.close(terminal)
+            assert watch.stdin is not None
+            watch.stdin.close()
