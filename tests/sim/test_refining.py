@@ -162,7 +162,7 @@ def test_nothing_and_everything_cannot_be_set_aside(share: float, groups: list[i
         ({"cloud_share": 0.0, "refine": "tune"}, "set some aside: --cloud-share 0.1"),
         ({"cloud_share": 1.0}, "must be 0 to 0.9 of the training data"),
         ({"cloud_share": float("nan")}, "must be 0 to 0.9 of the training data"),
-        ({"refine": "tune", "local": ("dense",)}, "the cloud does not have local layers; leave --local out"),
+        ({"refine": "tune", "local": ("dense",)}, "the cloud has no local layers; leave --local out"),
         ({"refine": "distil", "strategy": "median"}, "also those that median keeps out"),
     ],
 )

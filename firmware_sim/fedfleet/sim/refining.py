@@ -25,9 +25,7 @@ def wanted_of(wanted: Simulation) -> Refining:
     if text := contradiction(plan, wanted.strategy, held_out=True):
         raise SettingsError(f"refine {wanted.refine!r}: {text}")
     if wanted.local:
-        raise SettingsError(
-            f"refine {wanted.refine!r}: the cloud does not have local layers; leave out --local, or this"
-        )
+        raise SettingsError(f"refine {wanted.refine!r}: the cloud has no local layers; leave --local out, or this")
     if not wanted.cloud_share:
         raise SettingsError(f"refine {wanted.refine!r}: the cloud has no data; set some aside: --cloud-share 0.1")
     return plan
