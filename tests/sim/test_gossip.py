@@ -15,6 +15,7 @@ from fedfleet.edge.trainer import Stop
 from fedfleet.sim.gossip.graph import graph, matrix, row
 from fedfleet.sim.gossip.peer import GRACE, status
 from fedfleet.sim.gossip.rounds import DISTANCE, Notes, lopsided
+from fedfleet.wire.bus import Delivery
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.messages import Task, Update
 from fedfleet.wire.topics import Topics
@@ -165,6 +166,9 @@ def test_what_others_write_to_the_topics_is_dropped(tmp_path: Path) -> None:
     world = World(tmp_path, RING, rounds=2)
     for topic in ("status", "model/1/announced", "model/0/7"):
         world.hub.publish(f"fedfleet/v1/test/device/d2/{topic}", b"rubbish", retain=False)
+    stranger = Delivery(Topics("test").model("d4", 1, 0), b"not for d1")
+    world.buses["d1"].subscribe(stranger.topic)  # as from a broker that mistakes one client for another
+    world.buses["d1"].offer(*stranger)
     world.play()
     assert world.mixed(1, 2) == [0, 1, 2]
 

@@ -151,6 +151,8 @@ class Peer:
                 self._state(self._topics.device(delivery.topic), decode(Status, delivery.payload))
                 return
             device, slot, part = self._topics.shown(delivery.topic)
+            if device not in self._near:
+                raise FrameError("shown by no neighbour")
             found = self._near[device].take(slot, part, delivery.payload)
             self._alive[device] = self._clock()
             if found is not None and self.launch.device in found.without:
