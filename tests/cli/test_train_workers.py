@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from processes import environment
 
-from fedfleet.cli.course import Wanted, facts, job_of
+from fedfleet.cli.course import Wanted, job_of
+from fedfleet.cli.engine import facts
 from fedfleet.cloud.training.workers import meet, parse
 from fedfleet.sim import datasets
 
@@ -102,8 +103,8 @@ def test_a_worker_that_goes_between_the_meeting_and_tensorflow_is_no_reason_to_w
     addresses = free(2)
     process = begin(here, config(addresses, 0), "out", "--wait", "25")
     given = Wanted(
-        data="digits", test="", model="m.py:build", start="", strategy="workers", replicas=0, epochs=10, batch=64,
-        optimizer="momentum", learning_rate=0.02, seed=0, loss="", device_batch=16, local=(), frozen="float32",
+        data="digits", test="", model="m.py:build", start="", strategy="workers", replicas=0, mesh="", epochs=10,
+        batch=64, optimizer="momentum", learning_rate=0.02, seed=0, loss="", device_batch=16, local=(), frozen="float32",
         out=here / "x", state=None, backup=here / "x", tensorboard=None, wait=60.0,
     )  # fmt: skip
     meet(parse(config(addresses, 1)), facts(job_of(given, datasets.whole("digits", "", 0), None)), given.wait)

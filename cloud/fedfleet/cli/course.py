@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -14,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
+from fedfleet.cli.engine import check, together, trainer
 from fedfleet.cli.epochs import Epochs
 from fedfleet.cli.terminal import needs, require_writable
 from fedfleet.cloud import registry
 from fedfleet.cloud.evaluate import evaluator
-from fedfleet.cloud.training import version, workers
+from fedfleet.cloud.training import version
 from fedfleet.cloud.training.job import Job, Passed, Tell, Trained
 from fedfleet.models.compiled import Compiled, load
 from fedfleet.models.quiet import quiet
@@ -26,7 +25,6 @@ from fedfleet.sim import datasets
 from fedfleet.sim.datasets import Dataset
 from fedfleet.wire.errors import SettingsError, WorkerLost
 
-STRATEGIES = ("one", "mirrored", "workers")
 GONE = "fedfleet: a worker that was there has gone while TensorFlow began; start this one again, it waits for all"
 LABELS, TARGETS = "sparse_categorical_crossentropy", "mean_squared_error"
 
@@ -41,6 +39,7 @@ class Wanted:
     start: str
     strategy: str
     replicas: int
+    mesh: str
     epochs: int
     batch: int
     optimizer: str
@@ -58,10 +57,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         """Raise SettingsError for what does not go together."""
-        if self.strategy not in STRATEGIES:
-            raise SettingsError(f"unknown strategy {self.strategy!r}; take {', '.join(STRATEGIES)}")
-        if self.replicas and self.strategy != "mirrored":
-            raise SettingsError(f"--replicas goes with --strategy mirrored; {self.strategy} has none to choose")
+        check(self.strategy, self.replicas, self.mesh)
         if not self.wait > 0:
             raise SettingsError(f"wait must be above 0 seconds, not {self.wait:g}")
 
@@ -84,26 +80,26 @@ def run(wanted: Wanted, view: Epochs) -> Outcome | None:
     data = datasets.whole(wanted.data, wanted.test, wanted.seed)
     start, origin = _start(wanted)
     job = job_of(wanted, data, start)
-    cluster = workers.parse(os.environ.get("TF_CONFIG", "")) if wanted.strategy == "workers" else None
-    if cluster is not None:
-        job.share(len(cluster.others) + 1, "workers")
-        workers.meet(cluster, facts(job), wanted.wait)
-    with os.fdopen(os.dup(2), "wb") as terminal, _again(), quiet(_log(wanted)):
+    log, engine = _log(wanted), (wanted.strategy, wanted.replicas)
+    with (
+        os.fdopen(os.dup(2), "wb") as terminal,
+        _again(),
+        together(*engine, wanted.wait, wanted.backup, job) as cluster,
+        quiet(log),
+    ):
         # Here and not at the top: TensorFlow takes seconds to load.
         with needs("models"):
             from fedfleet.cloud.training import central
-            from fedfleet.cloud.training.fit import fit
 
         with nullcontext() if cluster is None else _watched(wanted, terminal):
-            strategy = central.strategy(wanted.strategy, wanted.replicas)
-        job.share(strategy.num_replicas_in_sync)
+            train = trainer(*engine, wanted.mesh, wanted.wait, cluster, job)
         target = central.Target(job.loss, wanted.device_batch, wanted.local, wanted.frozen)
         judged = len(data.test.x) > 0
         before = central.prepared(job, target, data.train, *([data.test] if judged else []))
         first = cluster is None or cluster.own == cluster.first
         if wanted.state is not None and first:
             version.require(wanted.state, before)
-        trained = fit(job, strategy, _tell(wanted, view))
+        trained = train(job, tell=_tell(wanted, view))
         if not first:
             return None
         after = central.finished(job, target, before, trained)
@@ -115,11 +111,6 @@ def run(wanted: Wanted, view: Epochs) -> Outcome | None:
         plan = version.plan_of(job)
         number = version.bring_in(wanted.state, before, after, plan, training, scores, origin).round
     return Outcome(training, scores, number)
-
-
-def facts(job: Job) -> str:
-    """What all workers must have in common, in short."""
-    return hashlib.sha256(json.dumps(job.facts()).encode()).hexdigest()
 
 
 def _start(wanted: Wanted) -> tuple[Compiled | None, int | None]:

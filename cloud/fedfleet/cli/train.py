@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fedfleet.cli.course import Wanted, run
+from fedfleet.cli.course import Outcome, Wanted, run
+from fedfleet.cli.engine import served
 from fedfleet.cli.epochs import Epochs
-from fedfleet.cli.terminal import announce, require_writable
+from fedfleet.cli.terminal import announce, interruptible, require_writable
 from fedfleet.wire import files
 
 EXAMPLES = """
@@ -28,6 +29,8 @@ fedfleet train --out build/digits
 fedfleet train --model my_model.py:build --data npz:mine.npz --test npz:held-out.npz --replicas 4 --out build/mine
 
 fedfleet train --model my_model.py:build --data npz:mine.npz --start state/cloud:promoted --state state/cloud
+
+fedfleet train --model my_model.py:build --data npz:mine.npz --strategy mesh --mesh batch=2,model=4 --out build/mine
 """
 
 
@@ -41,11 +44,20 @@ def train(
         str, typer.Option(help="Weights to start from: STATE:MODEL of an aggregator, or a program's folder.")
     ] = "",
     strategy: Annotated[
-        str, typer.Option(help="one | mirrored: all devices of this machine | workers: machines, by TF_CONFIG.")
+        str,
+        typer.Option(
+            help="one | mirrored: all devices of this machine | workers: machines, by TF_CONFIG | "
+            "servers: asynchronous, by TF_CONFIG or all here | mesh: parts of one model, by --mesh.",
+        ),
     ] = "mirrored",
     replicas: Annotated[
-        int, typer.Option(help="Devices for mirrored: GPUs, or parts of the CPU where there is none; 0: all GPUs.")
+        int,
+        typer.Option(
+            help="Devices for mirrored: GPUs, or parts of the CPU where there is none; 0: all GPUs. "
+            "Workers for servers on this machine.",
+        ),
     ] = 0,
+    mesh: Annotated[str, typer.Option(help="Devices for parts of batch and model: batch=2,model=2")] = "",
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 10,
     batch: Annotated[int, typer.Option(help="Examples in a step, over all replicas together.")] = 64,
     optimizer: Annotated[str, typer.Option(help="sgd | momentum | adam")] = "momentum",
@@ -73,21 +85,32 @@ def train(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     wanted = Wanted(
-        data=data, test=test, model=model, start=start, strategy=strategy, replicas=replicas, epochs=epochs,
+        data=data, test=test, model=model, start=start, strategy=strategy, replicas=replicas, mesh=mesh, epochs=epochs,
         batch=batch, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
         device_batch=device_batch, local=tuple(local or ()), frozen=frozen, out=out, state=state,
         backup=backup or out / "backup", tensorboard=tensorboard, wait=wait,
     )  # fmt: skip
+    with interruptible():
+        if served(strategy):
+            print("done: the chief has the result")
+            return
     require_writable(out)
     console = Console()
     with Epochs(console, epochs) as view, _stoppable(view, wanted):
         found = run(wanted, view)
     if found is None:
         print("done: the first worker has the result")
-        return
-    told = [f"the trained program is in {out}"] + ([f"model {found.version} of {state}"] if found.version else [])
+    else:
+        _say(wanted, found, time.monotonic() - began, json_file)
+
+
+def _say(wanted: Wanted, found: Outcome, seconds: float, json_file: Path | None) -> None:
+    """Print what came of it, and write it to `json_file` where there is one."""
+    told = [f"the trained program is in {wanted.out}"]
+    told += [f"model {found.version} of {wanted.state}"] if found.version else []
     print(", and is ".join(told))
-    facts = asdict(found) | {"seconds": time.monotonic() - began, "out": str(out)}
+    print(f"trained by {found.training['strategy']}")
+    facts = asdict(found) | {"seconds": seconds, "out": str(wanted.out)}
     if json_file is not None:
         files.write(json_file, json.dumps(facts, indent=1).encode())
     print("result", *(f"{name}={value}" for name, value in _figures(facts).items()))

@@ -56,7 +56,8 @@ def _claim(path: Path, facts: dict[str, Any]) -> None:
     if known is None:
         files.write(path, json.dumps(facts, indent=1).encode())
     elif known != facts:
-        others = [name for name in facts if not isinstance(known, dict) or known.get(name) != facts[name]]
+        known = known if isinstance(known, dict) else {}
+        others = [name for name in facts | known if known.get(name) != facts.get(name)]
         raise SettingsError(
             f"{path.parent} holds the backups of another job, with another {' and '.join(others)}; "
             "choose another folder for backups, or remove that one"

@@ -61,10 +61,10 @@ def fit(job: Job, strategy: Any, tell: Tell = lambda _: None) -> Trained:
         with strategy.scope():
             model, place, steps = built(job), Place(), optimizer(job)
             steps.build(model.trainable_variables)
-        backups = Backups(folder, _facts(job, model), model=model, optimizer=steps, place=place)
+        backups = Backups(folder, facts(job, model), model=model, optimizer=steps, place=place)
         backups.load()
         if _several(strategy):
-            _agree(strategy, [*model.variables, *_states(steps), *place.variables])
+            _agree(strategy, [*model.variables, *states(steps), *place.variables])
         resumed = int(place.epoch.numpy())
         advance = _advance(strategy, place, descent(model, steps, objective(model, loss, job.batch)))
         try:
@@ -145,12 +145,14 @@ def _kept(job: Job, strategy: Any) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _facts(job: Job, model: Any) -> dict[str, Any]:
+def facts(job: Job, model: Any) -> dict[str, Any]:
+    """Return what decides the steps: the job's facts, and the weights that `model` starts with."""
     start = hashlib.sha256(b"".join(np.asarray(each).tobytes() for each in model.get_weights())).hexdigest()
     return job.facts() | {"start": start}
 
 
-def _states(keras_optimizer: Any) -> list[Any]:
+def states(keras_optimizer: Any) -> list[Any]:
+    """Return the variables of an optimizer."""
     found = keras_optimizer.variables
     return list(found() if callable(found) else found)  # a method in older versions of Keras
 
