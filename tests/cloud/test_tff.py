@@ -123,6 +123,10 @@ def test_noise_is_of_the_size_that_was_asked_for() -> None:
         ("tff:ClientWeighting(value=1)", "there is no|gives ClientWeighting; a rule is made of an aggregation factory"),
         ("tff:secure_aggregator", "secure_aggregator takes secure sums, which TFF cannot run on one machine"),
         ("tff:HadamardTransformFactory(inner_agg_factory=3)", "HadamardTransformFactory does not take that|does not take weights"),
+        (
+            "tff:DifferentiallyPrivateFactory.gaussian_fixed(noise_multiplier=1e30,clients_per_round=1.0,clip=1e30)",
+            "gaussian_fixed makes numbers that are not finite; ask for less noise",
+        ),
         ("tff:mine.py:sampled", "sampled makes float32.*of weights, float32.5.; take one that keeps them"),
         ("tff:mine.py:none", "none gives int; a rule is made of an aggregation factory"),
         ("tff:mine.py:broken", "mine.py:8: ZeroDivisionError: division by zero"),

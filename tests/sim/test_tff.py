@@ -169,6 +169,14 @@ def test_training_that_diverges_ends_the_run_and_says_so(tmp_path: Path) -> None
 
 
 @wants
+def test_more_batches_than_go_to_tff_at_once_are_refused_before_they_are_made(tmp_path: Path) -> None:
+    with pytest.raises(
+        FedfleetError, match="d0 has .* bytes of batches in a round, more than 2000000000: ask for fewer"
+    ):
+        run(replace(SMALL, plan=Plan(steps=10_000_000)), tmp_path)
+
+
+@wants
 @pytest.mark.parametrize("engine", ["tff", "loopback"])
 def test_a_factory_that_does_not_fit_ends_the_run_before_a_round(engine: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="there is no NoFactory in tff.aggregators or tff.learning"):

@@ -150,13 +150,14 @@ def test_masks_convolutions_and_frozen_layers_come_to_the_same(
     "change",
     [
         {"plan": Plan(epochs=1, learning_rate=0.05, proximal=0.5)},
+        {"plan": Plan(steps=10, learning_rate=0.02), "model": "", "rounds": Rounds(total=1, deadline=60.0)},
         {"plan": Plan(steps=7, learning_rate=0.1, momentum=0.5)},  # counts examples held, not those that were seen
         {"seed": 5, "batch": 64, "devices": 7},  # most devices have one batch, and that is padded
     ],
-    ids=["proximal", "steps", "large batches"],
+    ids=["proximal", "ten steps of the zoo's network", "steps", "large batches"],
 )
 def test_plans_come_to_the_same(change: dict[str, object], child: Child, models: Path, tmp_path: Path) -> None:
-    wanted = replace(BASE, model=f"{models}:dense", **change)  # type: ignore[arg-type]
+    wanted = replace(BASE, **{"model": f"{models}:dense", **change})  # type: ignore[arg-type]
     assert apart(*both(wanted, child, tmp_path)) < NEAR
 
 

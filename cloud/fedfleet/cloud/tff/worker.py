@@ -14,6 +14,7 @@ from fedfleet.cloud.tff.optimizers import optimizer
 from fedfleet.cloud.tff.packing import packed, unpacked
 from fedfleet.cloud.tff.pipe import Array, Message
 from fedfleet.cloud.tff.serving import serve
+from fedfleet.wire.errors import SettingsError
 
 
 def begin(header: dict[str, Any], arrays: list[Array]) -> Message:
@@ -49,6 +50,10 @@ def _combined(header: dict[str, Any], state: Array, examples: list[float], updat
     made, start = _begun(header)
     before = tf.nest.pack_sequence_as(start, unpacked(state, tf.nest.flatten(start)))
     output = made.next(before, updates, [np.float32(each) for each in examples])
+    if not np.isfinite(output.result).all():
+        raise SettingsError(
+            f"{header['name']} makes numbers that are not finite; ask for less noise, or another factory"
+        )
     return packed(tf.nest.flatten(output.state)), np.asarray(output.result, np.float32)
 
 

@@ -66,11 +66,14 @@ class Learner:
 
     def _client(self, number: int, device: str, parts: list[Examples]) -> Any:
         """The very batches of a device in a round, in their order, as a data set of TFF."""
-        total = sum(len(part.y) for part in parts)
+        total, size = sum(len(part.y) for part in parts), self.compiled.batch
+        count = self.plan.steps or self.plan.epochs * -(-total // size)
+        if (wanted := count * size * (parts[0].x[0].nbytes + parts[0].y[0].nbytes)) > MOST:
+            raise DataError(f"{device} has {wanted} bytes of batches in a round, more than {MOST}: ask for fewer steps")
         seed = batch_seed(Task(number, NOTHING, NOTHING, self.plan, seed=self.seed), device)
         classes = self.compiled.output_shape[-1] if self.compiled.loss == LABELS else None
-        drawn = planned(parts, np.arange(total), self.compiled.batch, self.plan, seed)
-        return tf.data.Dataset.from_tensor_slices(stacked(labelled(drawn, classes), seed, total, device))
+        drawn = planned(parts, np.arange(total), size, self.plan, seed)
+        return tf.data.Dataset.from_tensor_slices(stacked(labelled(drawn, classes), seed, total))
 
     def _weights(self) -> Array:
         trainable = self.process.get_model_weights(self.state).trainable
@@ -90,18 +93,15 @@ def learning_process(model_fn: Any, plan: Plan, header: dict[str, Any]) -> Any:
     return tff.learning.algorithms.build_weighted_fed_avg(model_fn, client, server, model_aggregator=combined)
 
 
-def stacked(drawn: Iterator[Batch], seed: int, total: int, device: str) -> OrderedDict[str, Array]:
+def stacked(drawn: Iterator[Batch], seed: int, total: int) -> OrderedDict[str, Array]:
     """Return all batches of a client in one, and their seeds; the first one counts all of its examples."""
     found = list(drawn)
-    if (size := sum(batch.x.nbytes + batch.y.nbytes for batch in found)) > MOST:
-        raise DataError(f"{device} has {size} bytes of batches in a round, more than {MOST}: ask for fewer epochs")
-    steps = np.arange(len(found))
     return OrderedDict(
         x=np.stack([batch.x for batch in found]),
         y=np.stack([batch.y for batch in found]),
         weight=np.stack([batch.weight for batch in found]),
         seed=np.array([[(seed + step) % 2**31] for step in range(len(found))], np.int32),
-        count=np.where(steps == 0, total, 0).astype(np.int64),
+        count=np.array([total, *[0] * (len(found) - 1)], np.int64),
     )
 
 
