@@ -174,7 +174,10 @@ def test_ctrl_c_leaves_a_backup_and_says_where_it_goes_on(here: Path) -> None:
     ("options", "says"),
     [
         (("--strategy", "psychic"), "unknown strategy 'psychic'; take one, mirrored, workers"),
-        (("--replicas", "2", "--strategy", "one"), "--replicas goes with --strategy mirrored; one has none to choose"),
+        (
+            ("--replicas", "2", "--strategy", "one"),
+            "--replicas goes with --strategy mirrored or servers; one has none to choose",
+        ),
         (("--replicas", "65"), "65 replicas on a CPU are too many; ask for 64 or fewer"),
         (("--epochs", "0"), "epochs must be at least 1, not 0"),
         (("--optimizer", "lion"), "unknown optimizer 'lion'"),
