@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedfleet.cli.options import Data, JsonFile, Model, Split, Where
 from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.cloud.settings import Rounds
 from fedfleet.wire import files
@@ -33,11 +34,9 @@ fedfleet compare --data 'csv:pumps.csv?label=failure' --model my_model.py:build 
 def compare(
     devices: Annotated[int, typer.Option(help="How many devices; each is a process of its own.")] = 8,
     rounds: Annotated[int, typer.Option(help="How many rounds, for the ways that have some.")] = 20,
-    data: Annotated[
-        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
-    ] = "digits",
-    split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
-    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    data: Data = "digits",
+    split: Split = "dirichlet:0.5",
+    model: Model = "",
     epochs: Annotated[int, typer.Option(help="Passes over the examples in a round.")] = 2,
     learning_rate: Annotated[float, typer.Option(help="The learning rate of all.")] = 0.02,
     topology: Annotated[
@@ -53,12 +52,10 @@ def compare(
     cloud_share: Annotated[
         float, typer.Option(help="Share of the training data that is the cloud's own in the hybrid, and no device's.")
     ] = 0.1,
-    broker: Annotated[
-        str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
-    ] = "auto",
+    broker: Where = "auto",
     seed: Annotated[int, typer.Option(help="One seed for the data, the split, the model and who dies.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for comparisons; each gets one of its own in it.")] = Path("runs"),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all figures to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Train one task in one place, on each device alone, federated, refined and by gossip, and compare what it cost."""
     announce(f"fedfleet compare: {data} on {devices} devices, {rounds} rounds of {epochs} passes")

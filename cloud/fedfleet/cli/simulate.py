@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedfleet.cli.options import Data, JsonFile, Model, Split, Where
 from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.cloud.settings import Combine, Rounds
 from fedfleet.wire import files
@@ -44,10 +45,8 @@ def simulate(
         int, typer.Option(help="How many devices; each is a process of its own, but in loopback and virtual.")
     ] = 8,
     rounds: Annotated[int, typer.Option(help="How many rounds.")] = 30,
-    data: Annotated[
-        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
-    ] = "digits",
-    split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
+    data: Data = "digits",
+    split: Split = "dirichlet:0.5",
     strategy: Annotated[
         str,
         typer.Option(
@@ -68,10 +67,8 @@ def simulate(
         str,
         typer.Option(help="What goes wrong in virtual time: none | field | storm | dropout=0.3,nan=0.1 and the like."),
     ] = "none",
-    broker: Annotated[
-        str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
-    ] = "auto",
-    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    broker: Where = "auto",
+    model: Model = "",
     local: Annotated[
         list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
     ] = None,
@@ -106,7 +103,7 @@ def simulate(
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="One seed, one result, bit for bit.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for runs; each gets one of its own in it.")] = Path("runs"),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Simulate a fleet: real agents train, a real broker carries, and a report says what federating bought."""
     rule = f"gossip on a {topology}" if engine == "gossip" else strategy

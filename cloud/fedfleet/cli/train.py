@@ -18,6 +18,7 @@ from rich.console import Console
 from fedfleet.cli.course import Outcome, Wanted, run
 from fedfleet.cli.engine import served
 from fedfleet.cli.epochs import Epochs
+from fedfleet.cli.options import Data, JsonFile, Model
 from fedfleet.cli.terminal import announce, interruptible, require_writable
 from fedfleet.wire import files
 
@@ -35,11 +36,9 @@ fedfleet train --model my_model.py:build --data npz:mine.npz --strategy mesh --m
 
 
 def train(
-    data: Annotated[
-        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
-    ] = "digits",
+    data: Data = "digits",
     test: Annotated[str, typer.Option(help="What npz or csv data is judged by: npz:FILE | csv:FILE?label=COL")] = "",
-    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    model: Model = "",
     start: Annotated[
         str, typer.Option(help="Weights to start from: STATE:MODEL of an aggregator, or a program's folder.")
     ] = "",
@@ -78,7 +77,7 @@ def train(
     backup: Annotated[Path | None, typer.Option(help="Folder for backups; OUT/backup if not given.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for all workers.")] = 300.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Train a model on the data of the cloud, on all GPUs of one machine or of several, for devices to go on from."""
     announce(f"fedfleet train: {data}, {strategy}, {epochs} epochs of batches of {batch}")
