@@ -12,11 +12,11 @@ PIP := -m pip install --quiet --disable-pip-version-check
 UV := .venv-lock/bin/uv
 LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 	--no-header --python-version 3.11
-TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py
+TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py tests/sim/test_tff.py tests/sim/test_tff_parity.py
 
-.PHONY: help demo test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
+.PHONY: help demo sim-tff test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
 .PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-attacks bench-storm bench-transport \
-	bench-aggregate bench-async bench-round bench-virtual format lock clean
+	bench-aggregate bench-async bench-round bench-virtual bench-combine bench-refine format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 17
@@ -39,6 +39,9 @@ test-tff: ## The tests of models, cloud and wire with Python 3.11, TF 2.14, Kera
 .PHONY: run-tff
 run-tff: $(TFF)/dev.stamp
 	$(TFF)/bin/python -m pytest -p no:cacheprovider $(TFF_TESTS) $(ARGS)
+
+sim-tff: $(TFF)/dev.stamp ## The demo's fleet simulated by TensorFlow Federated (Python 3.11, x86-64)
+	@PYTHONPATH=edge:cloud:models:firmware_sim $(TFF)/bin/python -m fedfleet.cli.main simulate --engine tff $(ARGS)
 
 test-arm: $(VENV)/sim.stamp ## The same programs emulated on aarch64 and armv7l: losses side by side (needs QEMU, no root)
 	@PYTHONPATH=tests $(BIN)/python -m arm.same_on_boards
@@ -105,6 +108,12 @@ bench-round: $(VENV)/sim.stamp ## What a round costs besides training, and a dev
 
 bench-virtual: $(VENV)/sim.stamp ## A round of 1,000 simulated devices, beside Flower's engine (downloads 0.2 GB, minutes)
 	@$(BIN)/python benchmarks/virtual.py $(ARGS)
+
+bench-combine: $(VENV)/sim.stamp ## Updates summed a second on 1, 2 and 4 replicas, beside NumPy and TFF (with .venv-tff)
+	@$(BIN)/python benchmarks/combine.py $(if $(wildcard $(TFF)/dev.stamp),--tff $(TFF)/bin/python) $(ARGS)
+
+bench-refine: $(VENV)/sim.stamp ## What refining on the cloud's data brings at equal rounds, on devices whose data differ
+	@$(BIN)/python benchmarks/refine.py $(ARGS)
 
 format: $(VENV)/dev.stamp ## Let ruff mend what it can
 	$(BIN)/ruff check --fix .

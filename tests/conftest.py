@@ -14,6 +14,11 @@ from fedfleet.edge.data import Store
 from fedfleet.models.compiled import Compiled
 from fedfleet.wire.examples import Examples
 
+# Before anything imports TensorFlow, which reads both once. With oneDNN, TensorFlow 2.21 gets some convolutions of one
+# channel wrong (kernel and stride (1, 3), VALID), and has ended the process in the gradient of a transposed one.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
 ROOMS = [str(Path(__file__).parent.parent / room) for room in ("edge", "cloud", "models", "firmware_sim")]
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 settings.register_profile("fedfleet", deadline=None)  # time says nothing on a machine that is shared
@@ -24,7 +29,6 @@ FEATURES = 300  # enough for an update of two parts
 @pytest.fixture(scope="session")
 def small() -> Compiled:
     """A real device program: 300 features, 3 classes, batches of 8, an update in two parts."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with warnings.catch_warnings():  # TensorFlow's own, while it is imported and while it converts
         warnings.simplefilter("ignore")
         from fedfleet.models import compiler, zoo

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.combine import combined
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.refine.plan import Refine, Refining
 from fedfleet.cloud.settings import Evaluation, Rounds
 from fedfleet.cloud.strategies import strategy
 from fedfleet.edge.agent import UNKNOWN, Agent, birth, death
@@ -86,7 +88,10 @@ class World:
     trainers: dict[str, Trainer] = field(default_factory=dict)
     evaluate: Evaluate | None = None
     evaluation: Evaluation = field(default_factory=Evaluation)
+    refine: Refine | None = None
+    refining: Refining = field(default_factory=Refining)
     abilities: dict[str, Ability] = field(default_factory=dict)
+    replicas: int = 0
 
     def __post_init__(self) -> None:
         self.agents: dict[str, tuple[Agent, LoopbackBus]] = {}
@@ -107,13 +112,11 @@ class World:
         """A new aggregator on whatever the journal holds."""
         self.journal = Journal(self.folder / "cloud")
         self.cloud_bus = self.hub.connect()
-        rule, name = strategy(self.strategy), self.strategy
-        federation = Federation(
-            self.program, weights(), rule, self.plan, self.rounds, SEED, name, evaluation=self.evaluation
-        )
-        self.cloud = Aggregator(
-            federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, self.evaluate, self.records.append
-        )
+        rule, name = combined(strategy(self.strategy), self.replicas), self.strategy
+        asked = {"evaluation": self.evaluation, "refining": self.refining}
+        federation = Federation(self.program, weights(), rule, self.plan, self.rounds, SEED, name, **asked)
+        told = (self.evaluate, self.records.append, self.refine)
+        self.cloud = Aggregator(federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, *told)
 
     def cloud_dies(self) -> None:
         """The aggregator is gone without a word; what was on its way to it is lost."""

@@ -18,17 +18,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import run as command
+from conftest import FEATURES
 from federations import Unwilling
 from processes import environment, until
 
 from fedfleet.cloud.fleet import devices, fleet
+from fedfleet.cloud.registry import versions
 from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.state import State
 from fedfleet.models.compiled import Compiled, Entry
 from fedfleet.sim import brokers
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.bus import Will
-from fedfleet.wire.errors import DataError
+from fedfleet.wire.errors import DataError, StoreError
+from fedfleet.wire.examples import Examples
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.settings import Broker
 from fedfleet.wire.topics import Topics
@@ -172,3 +176,38 @@ def test_people_get_lines(tmp_path: Path, broker: Broker) -> None:
         f"round {number} closed: 2 of 2 reported, 0 late" for number in (1, 2, 3)
     ]
     assert lines[5].startswith("done: the trained model is in ")
+
+
+def why(folder: Path) -> str:
+    """What the aggregator of `folder` is doing; nothing where it has not begun."""
+    try:
+        return fleet(folder).why
+    except StoreError:
+        return ""
+
+
+def test_a_model_is_refined_and_whoever_is_killed_meanwhile_goes_on(
+    tmp_path: Path, broker: Broker, small: Compiled, examples: Examples
+) -> None:
+    np.savez(tmp_path / "own.npz", x=examples.x, y=examples.y)
+    (tmp_path / "m.py").write_text(f"from fedfleet.models import zoo\ndef build(): return zoo.tabular({FEATURES}, 3)\n")
+    more = '[evaluation]\ndata = "npz:own.npz"\n[refine]\nkind = "tune"\ndata = "npz:own.npz"\nmodel = "m.py:build"\n'
+    path = settings(tmp_path, broker, f'{more}every = 2\ngate = "loss"\nsteps = 100000\n')
+    small.save(tmp_path / "model")
+    with device("a", tmp_path, broker), device("b", tmp_path, broker):
+        with aggregating(path) as process:
+            waits = "refining the model of round 2: tune"
+            assert until(lambda: why(tmp_path / "state") == waits, 60)
+            process.kill()
+        assert [version.round for version in versions(tmp_path / "state")] == [1]
+        path.write_text(path.read_text().replace("steps = 100000", "steps = 3"))
+        with aggregating(path) as process:
+            out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    ended = [line for line in out.splitlines() if line.startswith("round ")]
+    assert [line.split(":")[0] for line in ended] == ["round 2 closed", "round 3 closed"]
+    assert "; refined: tune, 3 steps of 64 on 20 examples: taken, loss " in ended[0]
+    assert "refined" not in ended[1]
+    shown = " ".join(command("model", "show", str(tmp_path / "state"), "2").replace("│", " ").split())
+    assert "refined tune, 3 steps of 64 on 20 examples: taken, loss" in shown and "; from weights " in shown
+    assert command("model", "list", str(tmp_path / "state")).count("tune") == 1

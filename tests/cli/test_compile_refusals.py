@@ -124,7 +124,7 @@ def test_one_line_says_why_not(
         ("binary.py", "binary.py: SyntaxError: source code string cannot contain null bytes"),
         ("latin.py", "latin.py:1: SyntaxError: (unicode error) 'utf-8' codec can't decode"),
         ("notes.txt", "notes.txt: is not a Python file; give one that ends in .py"),
-        (".", "no such file; give the path of the Python file that builds the model"),
+        (".", "no such file; give the path of the Python file that builds the Keras model"),
     ],
 )
 def test_a_file_that_is_not_python(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.cloud.settings import Evaluation, Metrics, Rounds, load_aggregator
+from fedfleet.cloud.settings import Combine, Evaluation, Metrics, Rounds, load_aggregator
 from fedfleet.wire.calling import Needs
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
@@ -23,6 +23,7 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
     found = load_aggregator(written(tmp_path, HEAD))
     assert (found.strategy, found.rounds, found.plan, found.evaluation) == ("fedavg", Rounds(), Plan(), Evaluation())
     assert found.metrics == Metrics("127.0.0.1", 0, "")
+    assert found.combine == Combine(0)
 
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
@@ -58,6 +59,8 @@ def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:
         (HEAD + "[plan]\nepochs = 0", "plan: epochs or steps must be above 0"),
         (HEAD + "[rounds]\nshare = 1.5", "rounds: share must be above 0 and at most 1"),
         (HEAD + "[rounds]\nquorum = 0", "rounds: quorum must be at least 1"),
+        (HEAD + "[combine]\nreplicas = -2", "combine: replicas must be a number of devices, -1 for all GPUs, or 0 for"),
+        (HEAD + '[combine]\nreplicas = "all"', "combine.replicas must be int, not str"),
         (HEAD + "[metrics]\nport = 65536", "metrics: port must be 0 to 65535, 0 for none"),
         (HEAD + '[metrics]\nhost = ""', "metrics: host must not be empty"),
         (HEAD + "[rounds]\ncohort = -1", "rounds: cohort must be 0, for all that are called, or a number of updates"),

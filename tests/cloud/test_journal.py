@@ -56,6 +56,22 @@ def test_a_blob_that_has_rotted_or_gone_is_named(journal: Journal, tmp_path: Pat
         journal.blobs.get(blob.digest)
 
 
+def test_each_difference_stands_behind_the_last_in_whatever_round_and_life(journal: Journal, tmp_path: Path) -> None:
+    """Where a round's file ends is remembered, and found out again for another round or after a new start."""
+    journal.open_round(task(1))
+    journal.count(update("a"), update("b"))
+    journal.count(Update(1, "a", 9, "float32", b"the same device again"), update("c"))
+    journal.count(update("z", 2))
+    journal.count(update("d"))
+    journal = reopened(journal, tmp_path / "j")
+    journal.count(update("e"))
+    assert {found.device: found.delta for found in journal.updates(1)} == {
+        device: update(device).delta for device in "abcde"
+    }
+    assert [found.delta for found in journal.updates(2)] == [update("z", 2).delta]
+    journal.close()
+
+
 def test_rounds_and_updates_survive_a_new_start(journal: Journal, tmp_path: Path) -> None:
     assert (journal.model(), journal.open_task(), journal.last_round(), journal.closed_rounds()) == (None, None, 0, 0)
     journal.open_round(task(1))

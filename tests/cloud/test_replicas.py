@@ -13,7 +13,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 def said(code: str) -> str:
     """What a fresh interpreter prints."""
     done = subprocess.run(
-        [sys.executable, "-c", f"from fedfleet.cloud.replicas import devices, mirrored\n{code}"],
+        [sys.executable, "-c", f"from fedfleet.cloud.replicas import devices, mirrored, reserve\n{code}"],
         capture_output=True, text=True, env=environment() | QUIET, timeout=120, check=False,
     )  # fmt: skip
     return (done.stdout + done.stderr.splitlines()[-1] if done.returncode else done.stdout).strip()
@@ -37,3 +37,9 @@ def test_too_many_replicas_are_refused() -> None:
 def test_parts_are_refused_once_tensorflow_computes() -> None:
     found = said("import tensorflow as tf; tf.constant(1.0) + 1; mirrored(2)")
     assert "computes already, with 1 of 2 replicas: ask for them in a process of its own" in found
+
+
+def test_several_groups_share_the_parts_of_the_largest() -> None:
+    groups = "mirrored(2).num_replicas_in_sync, mirrored(3).num_replicas_in_sync"
+    assert said(f"reserve(2, 3); print({groups})") == "2 3"
+    assert "with 2 of 3 replicas" in said(f"print({groups})")

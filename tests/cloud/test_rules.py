@@ -230,4 +230,4 @@ def test_three_liars_among_fifteen_change_little(name: str, lie: str) -> None:
     for index, delta in enumerate(honest):
         found.add(LIES[lie](delta) if index % 5 == 0 else delta, 10**9 if index % 5 == 0 else 10)
     assert np.sqrt(np.mean((found.value() - mean) ** 2)) < 0.25
-    assert set(RULES) - {"clip", "filter"} == {made.partition(":")[0] for made in ROWS}
+    assert set(RULES) - {"clip", "filter", "tff"} == {made.partition(":")[0] for made in ROWS}

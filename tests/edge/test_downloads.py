@@ -13,7 +13,7 @@ from handmade import DEVICE, Cloud
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedfleet.edge.downloads import STALL, WINDOW, Download, Fetcher
+from fedfleet.edge.downloads import STALL, WINDOW, Download, Fetcher, here
 from fedfleet.wire.chunks import Want, chunk_name, cut
 from fedfleet.wire.errors import FrameError, StoreError
 from fedfleet.wire.loopback import LoopbackBus
@@ -189,6 +189,38 @@ def test_what_nobody_asked_for_is_nothing(tmp_path: Path) -> None:
     device.step(cloud.blob(data(2)))
     device.fetcher.take(TOPICS.chunk("ab" * 16), b"x")
     assert device.fetcher._asked == {TOPICS.manifest(Blob.of(data(2)).digest)}
+
+
+@pytest.mark.parametrize("content", [bytes(100), bytes(2 * CHUNK + 7), bytes(CHUNK) + data(1) + bytes(9)])
+@pytest.mark.parametrize("begun", [b"", b"x", bytes(5)])
+def test_zeros_need_not_come_whether_the_file_is_new_or_not(tmp_path: Path, content: bytes, begun: bytes) -> None:
+    blob = Blob.of(content)
+    (tmp_path / f"{blob.digest}.part").write_bytes(begun)
+    download = Download(blob, tmp_path)
+    download.begin(packed(content))
+    wanted = [name for name, chunk in zip(names(content), cut(content)) if any(chunk)]
+    assert download.wanted(9) == ([names(content)[0], *wanted] if begun == b"x" else wanted)
+    for name, chunk in zip(names(content), cut(content)):
+        download.take(name, chunk)
+    download.finish()
+    assert (tmp_path / blob.digest).read_bytes() == content
+
+
+def test_an_only_chunk_is_checked_by_the_name_of_its_blob(tmp_path: Path) -> None:
+    content = data(0.5)
+    download = Download(Blob.of(content), tmp_path)
+    with pytest.raises(FrameError, match="other bytes than its name says"):
+        download.take(names(content)[0], b"x" + content[1:])
+    assert download.wanted(9) == names(content)
+
+
+def test_what_stands_where_a_blob_should_is_not_one(tmp_path: Path) -> None:
+    blob = Blob.of(data(1))
+    assert here(tmp_path / "nowhere", blob) is None
+    (tmp_path / "file").write_bytes(b"x")
+    assert here(tmp_path / "file", blob) is None
+    (tmp_path / blob.digest).mkdir()
+    assert here(tmp_path, blob) is None
 
 
 def test_another_blob_ends_the_subscriptions_of_the_one_before(tmp_path: Path) -> None:

@@ -25,10 +25,10 @@ def update(size: int, number: int = 4) -> Update:
 @given(st.integers(1, 4 * CHUNK))
 def test_it_gives_back_what_it_got(tmp_path_factory: pytest.TempPathFactory, size: int) -> None:
     folder, kept = tmp_path_factory.mktemp("spool"), update(size)
-    Spool(folder, ROOM).keep(kept)
+    said = Spool(folder, ROOM).keep(kept)
     again = Spool(folder, ROOM)
     found = again.offer(4)
-    assert found == offer(kept)
+    assert found == said == offer(kept)
     assert b"".join(again.part(found, index) for index in range(found.blob.chunks)) == kept.delta
     assert again.offer(5) is None
 

@@ -22,18 +22,29 @@ BELOW = {
 }
 HEAVY = {"tensorflow", "keras", "tensorflow_federated"}
 HOLDS_TENSORFLOW = {
+    "fedfleet.cloud.combine.forward",
+    "fedfleet.cloud.combine.kernels",
+    "fedfleet.cloud.combine.pool",
+    "fedfleet.cloud.combine.units",
+    "fedfleet.cloud.combine.workers",
     "fedfleet.cloud.events",
+    "fedfleet.cloud.refine.distil",
+    "fedfleet.cloud.refine.refiner",
+    "fedfleet.cloud.refine.student",
     "fedfleet.cloud.replicas",
     "fedfleet.cloud.training.backups", "fedfleet.cloud.training.central", "fedfleet.cloud.training.fit",
     "fedfleet.cloud.training.copies", "fedfleet.cloud.training.laid", "fedfleet.cloud.training.mesh",
     "fedfleet.cloud.training.servers", "fedfleet.cloud.training.steps",
+    "fedfleet.cloud.tff.aggregators",
+    "fedfleet.cloud.tff.optimizers",
+    "fedfleet.cloud.tff.worker",
     "fedfleet.models.audit", "fedfleet.models.compiler", "fedfleet.models.contract", "fedfleet.models.conv",
     "fedfleet.models.depthwise", "fedfleet.models.dropout", "fedfleet.models.extras", "fedfleet.models.fixed",
     "fedfleet.models.gradient", "fedfleet.models.inplace",
     "fedfleet.models.int8", "fedfleet.models.layout", "fedfleet.models.logic",
     "fedfleet.models.lookup", "fedfleet.models.losses", "fedfleet.models.noise", "fedfleet.models.norms",
     "fedfleet.models.ops", "fedfleet.models.optimiser", "fedfleet.models.pointwise", "fedfleet.models.pool",
-    "fedfleet.models.profile", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
+    "fedfleet.models.profile", "fedfleet.models.scoring", "fedfleet.models.program", "fedfleet.models.reductions", "fedfleet.models.shapes",
     "fedfleet.models.shared", "fedfleet.models.slim", "fedfleet.models.source", "fedfleet.models.trace",
     "fedfleet.models.unroll", "fedfleet.models.windows",
     "fedfleet.models.zoo.activity", "fedfleet.models.zoo.digits", "fedfleet.models.zoo.keywords",
@@ -41,9 +52,17 @@ HOLDS_TENSORFLOW = {
     "fedfleet.models.zoo.seeded", "fedfleet.models.zoo.tabular", "fedfleet.models.zoo.turbofan",
     "fedfleet.models.zoo.vibration",
     "fedfleet.sim.program",
+    "fedfleet.sim.tff.model",
+    "fedfleet.sim.tff.proximal",
+    "fedfleet.sim.tff.worker",
 }  # fmt: skip
 # what needs TensorFlow by way of those
-COMPILER = HOLDS_TENSORFLOW | {"fedfleet.models.rewrite", "fedfleet.models.zoo"}
+COMPILER = HOLDS_TENSORFLOW | {
+    "fedfleet.cloud.refine.tune",
+    "fedfleet.models.rewrite",
+    "fedfleet.sim.compare.trainer",
+    "fedfleet.models.zoo",
+}
 MAY_FALL_BACK = {"fedfleet.models.runtime"}  # TensorFlow's own interpreter, where no LiteRT runtime is installed
 STANDARD = set(sys.stdlib_module_names)
 

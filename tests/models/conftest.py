@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# with oneDNN, TensorFlow 2.21 gets some convolutions of one channel wrong (kernel and stride (1, 3), VALID)
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 # TensorFlow 2.14 warns while it is imported, and an import that a warning broke cannot be repeated
 with warnings.catch_warnings():

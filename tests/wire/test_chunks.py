@@ -17,6 +17,7 @@ from fedfleet.wire.chunks import (
     length,
     manifest,
     only_name,
+    open_either,
     open_manifest,
     open_offer,
     open_part,
@@ -74,7 +75,19 @@ def test_an_update_travels_as_an_offer_and_parts() -> None:
     for part, body in reversed([open_part(frame) for frame in rest]):
         assert (part.round, part.digest) == (4, offered.blob.digest)
         assembly.add(part.index, body)
-    assert join("d1", offered, assembly.finish()) == update
+    joined = join("d1", offered, assembly.finish())
+    assert joined == update
+    assert joined.blob == offered.blob == Blob.of(update.delta)
+
+
+def test_offers_and_parts_are_told_apart() -> None:
+    first, *rest = split(Update(4, "d1", 12, "float32", random.Random(1).randbytes(2 * CHUNK), {"loss": 0.25}))
+    assert open_either(first) == open_offer(first)
+    assert [open_either(frame) for frame in rest] == [open_part(frame) for frame in rest]
+    with pytest.raises(FrameError, match="expected kind offer, got 'want'"):
+        open_either(pack({"kind": "want"}))
+    with pytest.raises(FrameError, match="an offer has no body"):
+        open_either(first + b"x")
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfleet.wire import examples as module
+from fedfleet.wire import tables
 from fedfleet.wire.errors import DataError
-from fedfleet.wire.examples import check, read
+from fedfleet.wire.examples import check, read, read_inputs
 
 
 def npz(folder: Path, **arrays: Any) -> str:
@@ -178,7 +179,7 @@ def test_csv_refuses_headers(tmp_path: Path) -> None:
 
 
 def test_csv_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 8)
+    monkeypatch.setattr(tables, "MAX_BYTES", 8)
     assert len(read(table(tmp_path, "a,y\n1,0\n1,0\n")).x) == 2
     refused(table(tmp_path, "a,y\n1,0\n1,0\n1,0\n"), "line 4: more than 8 bytes")
 
@@ -199,3 +200,47 @@ def test_csv_of_any_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFac
         check(read(f"csv:{path}?label=y"))
     except DataError as error:
         assert re.search("any.csv", str(error))
+
+
+# without labels
+
+
+def test_inputs_are_read_with_labels_and_without(tmp_path: Path) -> None:
+    x = np.arange(12.0).reshape(3, 4)
+    for arrays in ({"x": x}, {"x": x, "y": np.array(["no", "label", "here"])}):
+        found = read_inputs(npz(tmp_path, **arrays))
+        assert found.dtype == np.float32 and np.array_equal(found, x)
+    text = "a,y,b\n1,5,2\n3,6,4\n"
+    assert read_inputs(table(tmp_path, text)).tolist() == [[1, 2], [3, 4]]
+    assert read_inputs(table(tmp_path, text, "")).tolist() == [[1, 5, 2], [3, 6, 4]]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "text"),
+    [
+        ({"y": np.zeros(3)}, "has no array 'x', only y"),
+        ({"x": np.zeros(3)}, "data.npz: x must be float32[N, ...], not float32[3]"),
+        ({"x": np.zeros((0, 2))}, "data.npz: there are no examples"),
+        ({"x": np.array([[0.0, 1e39]])}, "data.npz: x row 0, column 1 (from 0) is inf"),
+    ],
+)
+def test_inputs_that_no_model_takes_are_refused(tmp_path: Path, arrays: Any, text: str) -> None:
+    with pytest.raises(DataError, match=re.escape(text)):
+        read_inputs(npz(tmp_path, **arrays))
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [("", "", "its columns are none"), ("a,a\n1,2\n", "", "line 1, column 2"), ("a,b\n1,2\n", "label=y", "'y'"),
+     ("a,b\n1\n", "", "line 2 has 1 fields"), ("a\n", "", "there are no examples")],
+)  # fmt: skip
+def test_tables_without_labels_are_checked_alike(tmp_path: Path, text: str, options: str, words: str) -> None:
+    with pytest.raises(DataError, match=re.escape(words)):
+        read_inputs(table(tmp_path, text, options))
+
+
+def test_inputs_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be read"):
+        read_inputs(f"npz:{tmp_path}/none.npz")
+    with pytest.raises(DataError, match="unknown option 'label'"):
+        read_inputs(f"npz:{tmp_path}/none.npz?label=y")

@@ -167,5 +167,15 @@ def test_the_largest_ability_is_bounded_in_bytes() -> None:
     assert len(frame) < 1200
 
 
+def test_equal_frames_are_equal_messages_and_a_bad_one_is_bad_each_time() -> None:
+    first, second = encode(TASK), encode(replace(TASK, round=2))
+    assert [decode(Task, frame) for frame in (first, second, bytes(bytearray(first)))] == [
+        TASK, replace(TASK, round=2), TASK,
+    ]  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(FrameError, match="expected kind status, got 'task'"):
+            decode(Status, first)
+
+
 def test_the_draw_is_the_same_on_all_sides() -> None:
     assert draw("call", 1, "d0") == 0.6099523757451003

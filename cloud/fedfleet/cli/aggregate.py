@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from fedfleet.cli.logs import FIELDS, Format, Say, ending, voice
-from fedfleet.cli.terminal import interruptible
+from fedfleet.cli.terminal import interruptible, needs
 from fedfleet.cloud.aggregator import Aggregator
+from fedfleet.cloud.combine import combined
 from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federated import Measure, brief
-from fedfleet.cloud.federation import Federation, RoundRecord
+from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
+from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
-from fedfleet.cloud.strategies import strategy
-from fedfleet.models.compiled import load
+from fedfleet.cloud.strategies import Strategy, strategy
+from fedfleet.cloud.tff.stepping import end
+from fedfleet.models.compiled import Compiled, load
+from fedfleet.models.quiet import quiet
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.examples import read
 from fedfleet.wire.mqtt import MqttBus
@@ -56,13 +62,14 @@ def aggregate(
 def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
     compiled = load(base / settings.model)
     scorer = evaluator(compiled, read(_relative(settings.evaluation.data, base))) if settings.evaluation.data else None
-    rule = strategy(settings.strategy)
+    rule = _rule(settings, base)
     shared, name, scores = compiled.shared, settings.strategy, settings.evaluation
     measure = gated(scores, measured(compiled))
-    federation = Federation(
-        compiled.program, shared, rule, settings.plan, settings.rounds, settings.seed, name, scores, measure
-    )
+    asked = (settings.plan, settings.rounds, settings.seed, name, scores, measure, settings.refine)
+    federation = Federation(compiled.program, shared, rule, *asked)
+    refine = _refiner(settings, base, compiled, scorer) if settings.refine.kind else None
     with ExitStack() as stack:
+        stack.callback(end)
         journal = Journal(base / settings.state)
         stack.callback(journal.close)
         bus = MqttBus(settings.broker, f"{settings.fleet}-cloud")
@@ -74,13 +81,37 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             operations.round(record)
             say(line(record), **known(record))
 
-        topics = Topics(settings.fleet)
-        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report)
+        topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(aggregator, now=True))
+        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report, refined)
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
         _run(aggregator, operations, say)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")
+
+
+def _rule(settings: AggregatorSettings, base: Path) -> Strategy:
+    """Return the strategy, on replicas where they are asked for; what TensorFlow says of itself is left out."""
+    found = strategy(settings.strategy, base)
+    if settings.combine.replicas == 0:
+        return found
+    with needs("cloud"), TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"):
+        from fedfleet.cloud import replicas
+
+        replicas.reserve(settings.combine.replicas, settings.refine.replicas)
+        return combined(found, settings.combine.replicas)
+
+
+def _refiner(settings: AggregatorSettings, base: Path, compiled: Compiled, scorer: Evaluate | None) -> Refine:
+    plan = settings.refine
+    data = owned(plan, _relative(plan.data, base))
+    # here and not at the top: TensorFlow takes seconds to load; what it and the model's file print is no line of ours
+    with TemporaryDirectory() as folder, quiet(Path(folder) / "tensorflow.log"), redirect_stdout(sys.stderr):
+        with needs("models"):
+            from fedfleet.cloud.refine.refiner import refiner
+            from fedfleet.models import source
+
+        return refiner(plan, compiled, lambda: source.build(str(base / plan.model)), data, settings.seed, scorer)
 
 
 def line(record: RoundRecord) -> str:
@@ -89,7 +120,8 @@ def line(record: RoundRecord) -> str:
     turnout = f"{record.reported} of {record.called} reported, {record.late} late, {record.seconds:.1f} s"
     said = f"round {record.round} {record.state}: {turnout}; {scores if record.state == 'closed' else record.reason}"
     found = [f"model {record.federated.of} on devices: {brief(record.federated)}"] if record.federated else []
-    return "; ".join([said, *found, *([record.gate] if record.gate else [])])
+    refined = [f"refined: {record.refined}"] if record.refined else []
+    return "; ".join([said, *refined, *found, *([record.gate] if record.gate else [])])
 
 
 def gated(evaluation: Evaluation, measure: Measure) -> Measure:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,11 +17,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.cloud import registry
+from fedfleet.cloud.combine import ALL
+from fedfleet.cloud.combine.versions import scored
 from fedfleet.cloud.federated import brief, told
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.refine.plan import Refinement
 from fedfleet.cloud.registry import Version
+from fedfleet.models.quiet import quiet
 from fedfleet.wire.errors import StoreError
+from fedfleet.wire.examples import read
 
 State = Annotated[Path, typer.Argument(help="The aggregator's state folder.")]
 Which = Annotated[str, typer.Argument(help="A round, or a name that was given.")]
@@ -36,6 +45,7 @@ class Column(NamedTuple):
 JUDGED = (
     Column("on devices", lambda version: brief(version.federated) if version.federated else ""),
     Column("gate", lambda version: version.gate.partition(":")[0]),
+    Column("refined", lambda version: _how(version.refined) if version.refined else ""),
     Column("trained on", lambda version: str((version.training or {}).get("data", ""))),
 )
 
@@ -77,6 +87,7 @@ def show(state: State, which: Which, as_json: AsJson = False) -> None:
         _print(found)
         return
     found["federated"] = told(version.federated) if version.federated else ""
+    found["refined"] = version.refined and f"{version.refined}; from weights {version.refined.averaged[:12]}"
     table = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
@@ -127,6 +138,44 @@ def export(
     _print({**facts(found), "out": str(out)}) if as_json else print(f"exported: model {found.round} is in {out}")
 
 
+@app.command(
+    epilog=f"{EXAMPLE}evaluate state/cloud --data npz:held-out.npz\n\n"
+    "fedfleet model evaluate state/cloud 10 promoted --data npz:held-out.npz --model my_model.py:build --replicas 4"
+)
+def evaluate(
+    state: State,
+    data: Annotated[str, typer.Option(help="npz:FILE | csv:FILE?label=COL")],
+    which: Annotated[list[str] | None, typer.Argument(help="Rounds, or names; all that are kept without.")] = None,
+    model: Annotated[
+        str, typer.Option(help="The Keras model, as FILE.py:FUNCTION, to run on replicas; without: the device program.")
+    ] = "",
+    replicas: Annotated[int, typer.Option(help="GPUs, or parts of the CPU, for --model; -1: all GPUs.")] = ALL,
+    as_json: AsJson = False,
+) -> None:
+    """Score several models at once on data of your own; nothing is written to the state folder."""
+    announce(f"fedfleet model evaluate: {', '.join(which or ['all that are kept'])} on {data}", aside=as_json)
+    # what the user's own code prints must not get into the JSON
+    aside = redirect_stdout(sys.stderr if as_json else sys.stdout)
+    with (
+        interruptible(),
+        needs("cloud"),
+        tempfile.TemporaryDirectory() as folder,
+        quiet(Path(folder) / "tensorflow.log"),
+        aside,
+    ):
+        found = scored(state, which or [], read(data), model, replicas)
+    if as_json:
+        _print([{**facts(version), "scores": scores} for version, scores in found])
+        return
+    table = Table(box=box.ROUNDED, border_style="dim")
+    for title in ("model", *found[0].scores, "names"):
+        table.add_column(title, justify="left" if title == "names" else "right")
+    for version, scores in found:
+        figures = ("no number" if value is None else f"{value:.4f}" for value in scores.values())
+        table.add_row(str(version.round), *figures, Text(", ".join(version.names)))
+    Console().print(table)
+
+
 def facts(version: Version) -> dict[str, Any]:
     """Return what `--json` prints of a model."""
     return {**asdict(version), "examples": version.examples}
@@ -136,6 +185,10 @@ def scores(version: Version) -> str:
     """Return a model's metrics in a line."""
     known = {name: value for name, value in version.scores.items() if value is not None}
     return ", ".join(f"{name} {value:.4f}" for name, value in known.items()) or "no metrics"
+
+
+def _how(refined: Refinement) -> str:
+    return refined.kind if refined.taken else f"{refined.kind}, not taken"
 
 
 def _said(value: Any) -> str:

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from fedfleet.cli.options import Data, JsonFile, Model, Split, Where
 from fedfleet.cli.terminal import announce, interruptible, needs
-from fedfleet.cloud.settings import Rounds
+from fedfleet.cloud.settings import Combine, Rounds
 from fedfleet.wire import files
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
@@ -25,7 +26,13 @@ fedfleet simulate --devices 20 --rounds 50 --data mnist:DIR --split dirichlet:0.
 
 fedfleet simulate --data turbofan:DIR --split natural --devices 100
 
+fedfleet simulate --engine gossip --topology torus
+
 fedfleet simulate --engine virtual --faults dropout=0.3,straggler=0.2 --devices 200
+
+fedfleet simulate --split dirichlet:0.1 --cloud-share 0.1 --refine distil:every=5,steps=50
+
+fedfleet simulate --engine tff --strategy tff:robust_aggregator+fedadam
 
 fedfleet simulate --data 'csv:pumps.csv?label=failure' --model my_model.py:build
 """
@@ -38,24 +45,30 @@ def simulate(
         int, typer.Option(help="How many devices; each is a process of its own, but in loopback and virtual.")
     ] = 8,
     rounds: Annotated[int, typer.Option(help="How many rounds.")] = 30,
-    data: Annotated[
-        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
-    ] = "digits",
-    split: Annotated[str, typer.Option(help="Who holds what: iid | dirichlet:ALPHA | natural.")] = "dirichlet:0.5",
+    data: Data = "digits",
+    split: Split = "dirichlet:0.5",
     strategy: Annotated[
-        str, typer.Option(help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm and the like.")
+        str,
+        typer.Option(
+            help="fedavg | fedavgm | fedprox | fedadam:0.03 | median | krum:2+fedavgm | tff:FACTORY and the like."
+        ),
     ] = "fedavg",
     engine: Annotated[
-        str, typer.Option(help="mqtt: processes over a broker; loopback, virtual: all in this process.")
+        str,
+        typer.Option(
+            help="mqtt: processes over a broker; loopback, virtual: all in this process; gossip: no server; tff: no "
+            "fleet, but the same plan by TensorFlow Federated, if it is installed."
+        ),
     ] = "mqtt",
+    topology: Annotated[
+        str, typer.Option(help="Who is whose neighbour in the engine gossip: ring | torus | random:DEGREE.")
+    ] = "ring",
     faults: Annotated[
         str,
         typer.Option(help="What goes wrong in virtual time: none | field | storm | dropout=0.3,nan=0.1 and the like."),
     ] = "none",
-    broker: Annotated[
-        str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
-    ] = "auto",
-    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    broker: Where = "auto",
+    model: Model = "",
     local: Annotated[
         list[str] | None, typer.Option(help="A layer that trains on each device for itself; may be repeated.")
     ] = None,
@@ -79,12 +92,22 @@ def simulate(
     holdout: Annotated[
         float, typer.Option(help="Share of its examples that each device holds back, and evaluates every model on.")
     ] = 0.0,
+    replicas: Annotated[
+        int, typer.Option(help="GPUs, or parts of the CPU, that combine updates; -1: all GPUs, 0: this process alone.")
+    ] = 0,
+    refine: Annotated[
+        str, typer.Option(help="What the cloud does to models: tune | distil, or tune:every=5,steps=50 and the like.")
+    ] = "",
+    cloud_share: Annotated[
+        float, typer.Option(help="Share of the training data that the cloud gets, for --refine, and no device.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="One seed, one result, bit for bit.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder for runs; each gets one of its own in it.")] = Path("runs"),
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Simulate a fleet: real agents train, a real broker carries, and a report says what federating bought."""
-    announce(f"fedfleet simulate: {data} on {devices} devices, {rounds} rounds of {strategy}")
+    rule = f"gossip on a {topology}" if engine == "gossip" else strategy
+    announce(f"fedfleet simulate: {data} on {devices} devices, {rounds} rounds of {rule}")
     # Here and not at the top: the line above must not wait for NumPy and scikit-learn.
     with needs("sim"):
         from fedfleet.sim import record, report, stage
@@ -97,12 +120,16 @@ def simulate(
             split=split,
             strategy=strategy,
             engine=engine,
+            topology=topology,
             broker=broker,
             faults=faults,
             model=model,
             local=tuple(local or ()),
             batch=batch,
             seed=seed,
+            combine=Combine(replicas),
+            refine=refine,
+            cloud_share=cloud_share,
             rounds=Rounds(
                 total=rounds,
                 devices=devices,

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from fedfleet.cli.course import Wanted, run
+from fedfleet.cli.course import Outcome, Wanted, run
 from fedfleet.cli.engine import served
 from fedfleet.cli.epochs import Epochs
+from fedfleet.cli.options import Data, JsonFile, Model
 from fedfleet.cli.terminal import announce, interruptible, require_writable
 from fedfleet.wire import files
 
@@ -35,11 +36,9 @@ fedfleet train --model my_model.py:build --data npz:mine.npz --strategy mesh --m
 
 
 def train(
-    data: Annotated[
-        str, typer.Option(help="digits | mnist:DIR | turbofan:DIR | npz:FILE | csv:FILE?label=COL")
-    ] = "digits",
+    data: Data = "digits",
     test: Annotated[str, typer.Option(help="What npz or csv data is judged by: npz:FILE | csv:FILE?label=COL")] = "",
-    model: Annotated[str, typer.Option(help="Your own Keras model, as FILE.py:FUNCTION.")] = "",
+    model: Model = "",
     start: Annotated[
         str, typer.Option(help="Weights to start from: STATE:MODEL of an aggregator, or a program's folder.")
     ] = "",
@@ -78,11 +77,12 @@ def train(
     backup: Annotated[Path | None, typer.Option(help="Folder for backups; OUT/backup if not given.")] = None,
     tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for all workers.")] = 300.0,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Train a model on the data of the cloud, on all GPUs of one machine or of several, for devices to go on from."""
     announce(f"fedfleet train: {data}, {strategy}, {epochs} epochs of batches of {batch}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
     wanted = Wanted(
         data=data, test=test, model=model, start=start, strategy=strategy, replicas=replicas, mesh=mesh, epochs=epochs,
         batch=batch, optimizer=optimizer, learning_rate=learning_rate, seed=seed, loss=loss,
@@ -93,23 +93,23 @@ def train(
         if served(strategy):
             print("done: the chief has the result")
             return
-    _carry_out(wanted, json_file)
-
-
-def _carry_out(wanted: Wanted, json_file: Path | None) -> None:
-    """Train as was asked for, and say what came of it."""
-    began = time.monotonic()
-    require_writable(wanted.out)
+    require_writable(out)
     console = Console()
-    with Epochs(console, wanted.epochs) as view, _stoppable(view, wanted):
+    with Epochs(console, epochs) as view, _stoppable(view, wanted):
         found = run(wanted, view)
     if found is None:
         print("done: the first worker has the result")
-        return
-    version = [f"model {found.version} of {wanted.state}"] if found.version else []
-    told = ", and is ".join([f"the trained program is in {wanted.out}", *version])
-    print(f"{told}; trained by {found.training['strategy']}")
-    facts = asdict(found) | {"seconds": time.monotonic() - began, "out": str(wanted.out)}
+    else:
+        _say(wanted, found, time.monotonic() - began, json_file)
+
+
+def _say(wanted: Wanted, found: Outcome, seconds: float, json_file: Path | None) -> None:
+    """Print what came of it, and write it to `json_file` where there is one."""
+    told = [f"the trained program is in {wanted.out}"]
+    told += [f"model {found.version} of {wanted.state}"] if found.version else []
+    print(", and is ".join(told))
+    print(f"trained by {found.training['strategy']}")
+    facts = asdict(found) | {"seconds": seconds, "out": str(wanted.out)}
     if json_file is not None:
         files.write(json_file, json.dumps(facts, indent=1).encode())
     print("result", *(f"{name}={value}" for name, value in _figures(facts).items()))

@@ -12,15 +12,16 @@ from dataclasses import replace
 from functools import partial
 
 from fedfleet.cloud.delivery import as_task, gone_back_to
-from fedfleet.cloud.downlink import controlled, published
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord, packed, recorded, restore
 from fedfleet.cloud.gate import examined, judged, settle
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal, Model
+from fedfleet.cloud.opening import Start, next_task, resumed, seat
 from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
+from fedfleet.cloud.refine.clients import clients
+from fedfleet.cloud.refine.plan import Made, Refine, Refinement
 from fedfleet.cloud.rounds import Round, Verdict
-from fedfleet.cloud.selection import target, window
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
 from fedfleet.wire.errors import FrameError
@@ -44,16 +45,22 @@ class Aggregator:
         clock: Callable[[], float],
         evaluate: Evaluate | None = None,
         report: Callable[[RoundRecord], None] = lambda _: None,
+        refine: Refine | None = None,
     ) -> None:
-        """Pick up where `journal` ends. `evaluate` scores weights; `report` is told of every round that ends."""
-        self._federation = federation
-        self._plan = federation.strategy.plan(federation.plan)
+        """Pick up where `journal` ends.
+
+        `evaluate` scores weights, `report` is told of every round that ends, and `refine` is given what a round has
+        made, before it is the round's model, where the federation has that due.
+        """
+        self._federation = replace(federation, plan=federation.strategy.plan(federation.plan))
         self._topics = topics
         self._bus = bus
         self._journal = journal
         self._clock = clock
         self._evaluate = evaluate
         self._report = report
+        self._refine = refine
+        self._refining = ""
         self.weights, self._moments = restore(journal, federation)
         journal.tidy()
         if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
@@ -110,6 +117,8 @@ class Aggregator:
 
     def waiting(self) -> str:
         """Why nothing is happening right now, in one line."""
+        if self._refining:
+            return self._refining
         if self._round is None:
             rounds = self._federation.rounds
             needs = f" with {rounds.needs}" if str(rounds.needs) else ""
@@ -181,26 +190,17 @@ class Aggregator:
             known = {"device": device, "round": status.declined}
             log.warning("%s declined round %d: %s", device, status.declined, status.reason, extra=known)
         if self._round is not None:
-            self._seat(self._round, device)
-
-    def _seat(self, round_: Round, device: str) -> None:
-        """Tell `round_` what the statuses say of `device`."""
-        declined, reason = self.presence.declined.get(device, (0, ""))
-        if declined == round_.task.round:
-            round_.decline(device, reason)
-        elif device in self.presence.devices:
-            round_.join(device)
-        else:
-            round_.lose(device)
+            seat(self._round, self.presence, device)
 
     def _begin(self, before: Intake | None = None) -> None:
         """Begin a round, or go on with the one that the journal left open; `before` is the intake of the last."""
         task = self._open_task()
         if task is None:
-            task = self._next_task()
+            start = Start(self._last_round + 1, self._program, self.weights, self._moments)
+            task = next_task(self._federation, self._journal, self.presence, start)
             self._journal.open_round(task, self._federation.name)
         self._began = self._clock()  # of a round that goes on after a new start as well: its devices come back first
-        self._round = self._resume(task)
+        self._round = resumed(self._federation, self._journal, self.presence, task)
         self._intake = Intake(self._round, self._bus, self._topics, self._journal, self._clock, before)
         self._last_round = task.round
         for blob in task.moving:
@@ -219,17 +219,6 @@ class Aggregator:
             self._outbox.step()
         self.done = self._outbox.idle and not self._bus.pending
 
-    def _next_task(self) -> Task:
-        options, number, before = self._federation.rounds, self._last_round + 1, self._journal.ended_task()
-        weights, patch = published(self._journal, self.weights, before, options.downlink, number)
-        start, share = window(options, self._federation.quorum, before, self.presence.fit(options.needs))
-        control = controlled(self._journal, self._federation.strategy, self._moments, number)
-        seed, needs, deadline = self._federation.seed, options.needs, options.deadline
-        task = Task(number, self._program, weights, self._plan, share, seed, deadline, patch, start, needs, control)
-        every = self._federation.evaluation.every
-        evaluate = every > 0 and self._journal.closed_rounds() % every == 0
-        return replace(task, evaluate=evaluate, staleness=options.staleness)
-
     def _open_task(self) -> Task | None:
         """Return the task that the journal left open, unless nobody can work on it any more."""
         task = self._journal.open_task()
@@ -239,44 +228,40 @@ class Aggregator:
         self._superseded += task.moving
         return None
 
-    def _resume(self, task: Task) -> Round:
-        """Return the round of `task` with whatever the journal has counted for it."""
-        values, quorum = self._federation.strategy.values(self.weights.size), self._federation.quorum
-        aggregate = self._federation.strategy.aggregate(values)
-        oldest = max(self._journal.lineage(0)[0], task.round - task.staleness)
-        found = Round(
-            task, values, aggregate, quorum, (),
-            target=target(self._federation.rounds, quorum),
-            grace=self._federation.rounds.grace,
-            fits=partial(self.presence.fits, needs=task.needs),
-            oldest=oldest,
-            earlier=self._journal.counted(oldest, task.round),
-        )  # fmt: skip
-        for device in self.presence.devices:
-            self._seat(found, device)
-        for update in self._journal.updates(task.round):
-            found.take(update)
-        return found
-
     def _end(self, round_: Round, verdict: Verdict) -> None:
         seconds = self._clock() - self._began
         bytes_up, refused = (self._intake.bytes, self._intake.refused) if self._intake else (0, 0)
+        refined = None
         before = examined(self._journal, round_, self._federation.measure) if verdict.state == "closed" else None
         if verdict.state == "closed":
-            server = self._federation.strategy.server
-            self.weights, self._moments = server.step(self.weights, round_.aggregate.value(), self._moments)
-            self._journal.close_round(round_.task.round, *packed(self.weights, self._moments))
+            strategy = self._federation.strategy
+            self.weights, self._moments = strategy.step(self.weights, round_.aggregate, self._moments)
+            refined = self._refined(round_)
+            self._journal.close_round(round_.task.round, *packed(self.weights, self._moments), refined)
             self._follows = ""
         else:
             self._abandon(round_.task.round, verdict.reason)
         self._superseded += round_.task.moving
         ended, self._round, self._intake = self._intake, None, None
         self.done = self._journal.closed_rounds() >= self._federation.rounds.total
-        record = replace(recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before)
+        record = replace(
+            recorded(round_, verdict, seconds, bytes_up, self.weights, refused), federated=before, refined=refined
+        )
         if not self.done:
             self._begin(ended)  # first the devices' work, then our own
         central, found = self._evaluate is not None, self._scored(record)
         self._report(judged(self._journal.folder, found, self._federation.evaluation, central=central))
+
+    def _refined(self, round_: Round) -> Refinement | None:
+        """Refine what the round has made, if that is due, before anyone else has seen it; return how."""
+        task, federation = round_.task, self._federation
+        if self._refine is None or not federation.refining.due(self._journal.closed_rounds() + 1):
+            return None
+        made = Made(task.round, self.weights, partial(clients, self._journal, task, round_.parameters))
+        self._refining = f"refining the model of round {task.round}: {federation.refining.kind}"
+        self.weights, how = self._refine(made)
+        self._refining = ""
+        return how
 
     def _abandon(self, number: int, reason: str) -> None:
         log.warning("round %d abandoned: %s", number, reason, extra={"round": number})

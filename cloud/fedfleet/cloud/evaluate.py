@@ -30,7 +30,7 @@ def evaluator(compiled: Compiled, examples: Examples, scale: float = 1.0) -> Cal
     runner = interpreter(compiled.program)
     load, run = runner.get_signature_runner("set"), runner.get_signature_runner("evaluate")
     load(weights=compiled.weights)  # so that the runtime prepares itself, and says what it has to say, here
-    batches = [_padded(examples, start, compiled.batch) for start in range(0, len(examples.x), compiled.batch)]
+    batches = [padded(examples, start, compiled.batch) for start in range(0, len(examples.x), compiled.batch)]
 
     def evaluate(weights: Weights) -> dict[str, float]:
         load(weights=compiled.with_weights(weights.astype(np.float32)).weights)
@@ -52,9 +52,7 @@ def measured(compiled: Compiled, scale: float = 1.0) -> Measure:
 
 def fits(compiled: Compiled, examples: Examples) -> None:
     """Raise DataError unless the program can take `examples`: shapes, kind and range of the targets."""
-    inside = tuple(examples.x.shape[1:])
-    if inside != compiled.input_shape:
-        raise DataError(f"examples have shape {list(inside)}, the model takes {list(compiled.input_shape)}")
+    takes(compiled, examples.x)
     whole = np.issubdtype(examples.y.dtype, np.integer)
     if whole != _classifies(compiled):
         want = "class labels" if _classifies(compiled) else "targets, one number for each output"
@@ -65,11 +63,19 @@ def fits(compiled: Compiled, examples: Examples) -> None:
     check(examples, classes=compiled.output_shape[-1] if whole else None)
 
 
+def takes(compiled: Compiled, x: NDArray[np.float32]) -> None:
+    """Raise DataError unless the program can be given `x`."""
+    inside = tuple(x.shape[1:])
+    if inside != compiled.input_shape:
+        raise DataError(f"examples have shape {list(inside)}, the model takes {list(compiled.input_shape)}")
+
+
 def _classifies(compiled: Compiled) -> bool:
     return compiled.loss == LABELS
 
 
-def _padded(examples: Examples, start: int, size: int) -> dict[str, NDArray[Any]]:
+def padded(examples: Examples, start: int, size: int) -> dict[str, NDArray[Any]]:
+    """Return x, y and weight of the `size` examples from `start` on, filled up with zeros that do not count."""
     x, y = examples.x[start : start + size], examples.y[start : start + size]
     missing = size - len(x)
     return {

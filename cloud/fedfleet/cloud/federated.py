@@ -13,6 +13,7 @@ from typing import NamedTuple
 from fedfleet.cloud.rounds import Counted
 from fedfleet.wire.messages import MAX_ROUND, Update
 
+SCORES = ("accuracy", "rmse", "mae", "loss")  # all that a model may be judged by
 PERCENTILES = (5, 25, 50, 75, 95)
 MOST = 2.0**40  # beyond that the mean loss or error over a device's examples is absurd
 ROUNDING = 1 + 1e-5  # of a float32 mean over an example's outputs

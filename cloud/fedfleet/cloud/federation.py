@@ -10,6 +10,7 @@ import numpy as np
 
 from fedfleet.cloud.federated import Federated, Measure
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.refine.plan import Refinement, Refining
 from fedfleet.cloud.rounds import Counted, Round, Verdict
 from fedfleet.cloud.servers import Moments
 from fedfleet.cloud.settings import Evaluation, Rounds
@@ -28,7 +29,8 @@ WRITTEN = "the journal was written with {}; go on with that, or choose another s
 class RoundRecord:
     """What one round was: who took part, what it moved, how good the model is after it.
 
-    `federated` is what devices made of the model that they began with; `gate` what was decided when the round ended.
+    `federated` is what devices made of the model that they began with; `gate` what was decided when the round ended;
+    `refined` how the cloud refined the model after it, if it did.
     """
 
     round: int
@@ -48,13 +50,15 @@ class RoundRecord:
     refused: int = 0
     federated: Federated | None = None
     gate: str = ""
+    refined: Refinement | None = None
 
 
 @dataclass(frozen=True)
 class Federation:
     """What is to be done: the program, the shared weights to begin with, the strategy and its plan, the rounds.
 
-    `name` is the strategy's, for the lineage of what it makes; `measure` the program's metric.
+    `name` is the strategy's, for the lineage of what it makes; `measure` the program's metric; `refining`
+    says which models are refined.
     """
 
     program: bytes
@@ -66,6 +70,7 @@ class Federation:
     name: str = ""
     evaluation: Evaluation = field(default_factory=Evaluation)
     measure: Measure = field(default_factory=Measure)
+    refining: Refining = field(default_factory=Refining)
 
     @property
     def quorum(self) -> int:
@@ -77,7 +82,7 @@ def restore(journal: Journal, federation: Federation) -> tuple[Weights, Moments]
     """Return the newest model in `journal`, or what the federation begins with; raises StoreError for another's."""
     model = journal.model()
     size, control = federation.weights.size, federation.strategy.control
-    empty = federation.strategy.server.moments(size)
+    empty = federation.strategy.moments(size)
     last = journal.open_task() or journal.ended_task()
     if last is not None and (last.control is None) is not (control is None):
         raise StoreError(WRITTEN.format("another strategy"))

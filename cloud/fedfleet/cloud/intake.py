@@ -8,9 +8,8 @@ from collections.abc import Callable
 from fedfleet.cloud.inbox import Inbox
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rounds import Round
-from fedfleet.wire import frames
 from fedfleet.wire.bus import Bus, Delivery
-from fedfleet.wire.chunks import Part, open_offer, open_part
+from fedfleet.wire.chunks import Offer, open_either
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Receipt, Update, encode
 from fedfleet.wire.topics import Topics
@@ -73,16 +72,16 @@ class Intake:
 
     def _answer(self, device: str, payload: bytes) -> Receipt | None:
         """Return what is to be said at once to an offer or a part; raises FrameError."""
-        if frames.unpack(payload)[0].get("kind") == Part.__name__.lower():
-            update = self._inbox.part(device, *open_part(payload))
-            if update is not None:
-                self._whole.append(update)
-            return None
-        offered = open_offer(payload)
-        receipt = self._round.foresee(device, offered.round)
-        if receipt is None:
-            self._inbox.offer(device, offered)
-        return receipt
+        opened = open_either(payload)
+        if isinstance(opened, Offer):
+            receipt = self._round.foresee(device, opened.round)
+            if receipt is None:
+                self._inbox.offer(device, opened)
+            return receipt
+        update = self._inbox.part(device, *opened)
+        if update is not None:
+            self._whole.append(update)
+        return None
 
     def _say(self, device: str, receipt: Receipt) -> None:
         self.refused += receipt.outcome == "refused"

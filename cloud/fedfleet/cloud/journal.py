@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from fedfleet.cloud import schema
 from fedfleet.cloud.blobs import Blobs, sweep
+from fedfleet.cloud.refine.plan import Refinement
 from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Task, Update
@@ -60,6 +61,7 @@ class Journal:
         self.blobs = Blobs(folder / "blobs")
         self._updates = folder / "updates"
         self._path = folder / schema.DATABASE
+        self._end = 0, 0  # the round that was counted in last, and the length of its differences
         try:
             made = not folder.exists()
             self.blobs.folder.mkdir(parents=True, exist_ok=True)
@@ -94,23 +96,26 @@ class Journal:
         if not updates:
             return
         round_ = into or updates[0].round
-        ((start,),) = self._run("SELECT coalesce(max(start + size), 0) FROM updates WHERE round = ?", round_)
-        rows = []
+        rows, start = [], self._end[1] if self._end[0] == round_ else self._length(round_)
         for update in updates:
-            size, digest = len(update.delta), hashlib.sha256(update.delta).hexdigest()
             metrics = json.dumps(update.metrics)
             told = update.device, update.examples, update.codec
-            rows.append((round_, *told, start, size, digest, metrics, update.round))
-            start += size
+            rows.append((round_, *told, start, update.blob.size, update.blob.digest, metrics, update.round))
+            start += update.blob.size
         files.put(self._deltas(round_), rows[0][4], b"".join(update.delta for update in updates))
         with self._transaction():
             self._db.executemany("INSERT OR IGNORE INTO updates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._end = round_, start
 
-    def close_round(self, round_: int, weights: bytes, moments: bytes) -> None:
-        """Note the model that `round_` made; drop the differences that it was made of, and models that are too old."""
-        made = self.blobs.put(weights).digest
-        values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?"
-        self._run(f"UPDATE rounds SET {values} WHERE round = ?", made, made, self.blobs.put(moments).digest, round_)
+    def close_round(self, round_: int, weights: bytes, moments: bytes, refined: Refinement | None = None) -> None:
+        """Note the model that `round_` made, and how it was refined, if it was.
+
+        The differences that it was made of are dropped, and models that are too old.
+        """
+        made, how = self.blobs.put(weights).digest, json.dumps(plain(refined) if refined else None)
+        values = f"state = 'closed', ended = {schema.NOW}, made = ?, weights = ?, moments = ?, refined = ?"
+        found = (made, made, self.blobs.put(moments).digest, how)
+        self._run(f"UPDATE rounds SET {values} WHERE round = ?", *found, round_)
         self.tidy()
 
     def abandon_round(self, round_: int) -> None:
@@ -141,7 +146,7 @@ class Journal:
         number = self.last_round() + 1
         with self._transaction():
             self._db.execute(f"UPDATE rounds SET state = 'abandoned', ended = {schema.NOW} WHERE state = 'open'")
-            copied = "task, weights, moments, made, strategy, scores, federated"
+            copied = "task, weights, moments, made, strategy, scores, federated, refined"
             self._db.execute(
                 f"INSERT INTO rounds (round, state, began, ended, origin, {copied}) "
                 f"SELECT ?, 'rolled back', {schema.NOW}, {schema.NOW}, round, {copied} FROM rounds WHERE round = ?",
@@ -245,6 +250,11 @@ class Journal:
 
     def _deltas(self, round_: int) -> Path:
         return self._updates / str(round_)
+
+    def _length(self, round_: int) -> int:
+        """How many bytes of the file of a round's differences the database knows."""
+        rows = self._run("SELECT coalesce(max(start + size), 0) FROM updates WHERE round = ?", round_)
+        return int(rows[0][0])
 
     def _delta(self, round_: int, start: int, size: int) -> bytes:
         try:

@@ -19,6 +19,7 @@ import numpy as np
 from fedfleet.cloud import schema
 from fedfleet.cloud.federated import Federated
 from fedfleet.cloud.journal import MADE
+from fedfleet.cloud.refine.plan import Refinement
 from fedfleet.models.compiled import Compiled, load
 from fedfleet.wire.errors import SettingsError, StoreError
 from fedfleet.wire.messages import Task
@@ -38,7 +39,8 @@ class Version:
     of the device program; empty where an older fedfleet has noted none. `origin` is the version that a rollback went
     back to, or that training began with; `kept` says whether the weights are still on the disk. `scores` are on the
     cloud's data, `federated` says what devices made of it, and `gate` whether it was promoted by that, and why.
-    `training` says how the cloud made it, on what data, if it did. Times are UTC.
+    `training` says how the cloud made it, on what data, and `refined` how the cloud refined it, if it did. Times are
+    UTC.
     """
 
     round: int
@@ -55,6 +57,7 @@ class Version:
     scores: dict[str, float | None]
     federated: Federated | None
     gate: str
+    refined: Refinement | None
     names: tuple[str, ...]
     kept: bool
     training: dict[str, Any] | None = None
@@ -136,6 +139,11 @@ def said(text: str) -> Federated | None:
     return build(Federated, table, strict=False) if table else None
 
 
+def _refined(text: str) -> Refinement | None:
+    table = json.loads(text)
+    return build(Refinement, table, strict=False) if table else None
+
+
 def worse(new: float, old: float, by: str, tolerance: float = 0.0) -> bool:
     """Whether `new` is worse than `old` by more than `tolerance`, as that metric counts."""
     return new < old - tolerance if GREATER_IS_BETTER[by] else new > old + tolerance
@@ -181,10 +189,12 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
     names: dict[int, list[str]] = {}
     for name, number in database.execute("SELECT name, round FROM marks ORDER BY name"):
         names.setdefault(number, []).append(name)
-    columns = "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate, training"
+    columns = (
+        "round, state, origin, began, ended, strategy, task, made, weights, scores, federated, gate, training, refined"
+    )
     rows = database.execute(f"SELECT {columns} FROM rounds WHERE {MADE} ORDER BY round")
     found = []
-    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate, how in rows:
+    for number, state, origin, began, ended, strategy, text, made, kept, scores, federated, gate, how, refined in rows:
         task = build(Task, json.loads(text), strict=False)
         found.append(
             Version(
@@ -203,6 +213,7 @@ def _versions(database: sqlite3.Connection, folder: Path) -> list[Version]:
                 federated=said(federated),
                 gate=gate,
                 training=json.loads(how),
+                refined=_refined(refined),
                 names=tuple(names.get(number, ())),
                 kept=kept is not None and (folder / "blobs" / kept).is_file(),
             )

@@ -23,6 +23,11 @@ def mirrored(count: int = 0) -> Any:
     return tf.distribute.MirroredStrategy(devices(count))
 
 
+def reserve(*counts: int) -> None:
+    """Have the CPU parted for the largest of `counts`, as it is once only: by who wants several groups of replicas."""
+    devices(max(*counts, 0))
+
+
 def devices(count: int = 0) -> list[str]:
     """Return the names of `count` devices, all of one kind; see `mirrored`."""
     gpus = [gpu.name for gpu in tf.config.list_logical_devices("GPU")] if tf.config.list_physical_devices("GPU") else []

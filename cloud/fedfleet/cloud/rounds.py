@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from fedfleet.cloud.sums import Aggregate, Told, discounted
+from fedfleet.cloud.sums import Aggregate, Decoding, Told, discounted
 from fedfleet.wire.codecs import grow
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.messages import Receipt, Task, Update, seen
@@ -109,10 +109,7 @@ class Round:
         if (receipt := self._settled(update.device, update.round)) is not None:
             return receipt
         try:
-            delta = grow(update.codec, update.delta, self.parameters)
-            if behind := self.task.round - update.round:
-                delta = discounted(delta, behind)
-            self.aggregate.add(delta, update.examples, Told(self.task.plan, update.metrics))
+            self._fold(update)
         except StoreError:
             raise  # our own disk, which the device cannot mend: the update stays with it
         except FedfleetError as error:
@@ -153,6 +150,16 @@ class Round:
         if not self.called or self.called != set(self.declined):
             return ""
         return f"{len(self.declined)} of {len(self.called)} devices called have declined, {self._first()}"
+
+    def _fold(self, update: Update) -> None:
+        """Fold `update` in; raises FedfleetError, and changes nothing, where it does not fit."""
+        behind = self.task.round - update.round
+        if isinstance(self.aggregate, Decoding) and not behind:
+            self.aggregate.take(update.codec, update.delta, update.examples)
+            return
+        delta = grow(update.codec, update.delta, self.parameters)
+        told = Told(self.task.plan, update.metrics)
+        self.aggregate.add(discounted(delta, behind) if behind else delta, update.examples, told)
 
     def _calls(self, device: str) -> bool:
         return self.task.calls(device) and self._fits(device)

@@ -18,7 +18,7 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 
 DATABASE = "journal.sqlite"
-VERSION = 7
+VERSION = 8
 LOCK = "lock"
 LOOKS, LOOK = 5, 0.02  # how often a lock that is held is tried again, and after how many seconds
 PATIENCE = 10.0  # seconds for which a write waits for that of another process
@@ -66,7 +66,16 @@ INSERT INTO updates SELECT *, round FROM before_stale;
 DROP TABLE before_stale;
 """
 TRAINED = "ALTER TABLE rounds ADD COLUMN training TEXT NOT NULL DEFAULT 'null';"
-STEPS = {0: (2, ROUNDS), 2: (3, LINEAGE), 3: (4, FLEET), 4: (5, JUDGED), 5: (6, STALE), 6: (7, TRAINED)}
+REFINED = "ALTER TABLE rounds ADD COLUMN refined TEXT NOT NULL DEFAULT 'null';"
+STEPS = {
+    0: (2, ROUNDS),
+    2: (3, LINEAGE),
+    3: (4, FLEET),
+    4: (5, JUDGED),
+    5: (6, STALE),
+    6: (7, TRAINED),
+    7: (8, REFINED),
+}
 """From a version to the next: which that is, and the SQL. A new database takes all steps, so it is like an old one."""
 
 

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fedfleet.cloud.federated import SCORES
+from fedfleet.cloud.refine.plan import Refining, contradiction
 from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.wire.calling import Needs
 from fedfleet.wire.codecs import codec
@@ -15,7 +17,6 @@ from fedfleet.wire.record import require
 from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
 
-GATES = ("accuracy", "rmse", "mae", "loss")
 OVER = 1.3  # that of Bonawitz et al. 2019, "Towards Federated Learning at Scale"
 
 
@@ -79,7 +80,7 @@ class Evaluation:
 
     `data` is held-out data of the cloud's own, as `npz:FILE` or `csv:FILE?label=COL`; none where it is empty. Devices
     evaluate every model that is the `every`-th on their own examples (`plan.holdout`), none where that is 0. `gate` is
-    the metric, one of GATES, by which a model must not be worse than the promoted one by more than `tolerance`, to be
+    the metric, one of SCORES, by which a model must not be worse than the promoted one by more than `tolerance`, to be
     promoted in its place: on `data` where there is such, else on the devices; nothing is promoted without.
     """
 
@@ -90,7 +91,7 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "every must not be negative")
-        require(self.gate in ("", *GATES), f"gate must be one of {', '.join(GATES)}")
+        require(self.gate in ("", *SCORES), f"gate must be one of {', '.join(SCORES)}")
         require(not self.gate or bool(self.data or self.every), "gate needs scores to go by: set data, or every")
         require(self.tolerance >= 0, "tolerance must not be negative")
 
@@ -112,6 +113,19 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Combine:
+    """On how many replicas updates are combined: GPUs, or parts of the CPU where there are none; to the same bits.
+
+    0: in the aggregator's own process, without TensorFlow; -1: on all GPUs.
+    """
+
+    replicas: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.replicas >= -1, "replicas must be a number of devices, -1 for all GPUs, or 0 for none")
+
+
+@dataclass(frozen=True)
 class AggregatorSettings:
     """`settings.toml`. `model` is a folder that `fedfleet compile` wrote; it and `state` are relative to the file."""
 
@@ -125,6 +139,8 @@ class AggregatorSettings:
     plan: Plan = field(default_factory=Plan)
     evaluation: Evaluation = field(default_factory=Evaluation)
     metrics: Metrics = field(default_factory=Metrics)
+    combine: Combine = field(default_factory=Combine)
+    refine: Refining = field(default_factory=Refining)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")
@@ -144,8 +160,8 @@ def load_aggregator(path: Path) -> AggregatorSettings:
             known(value)
         except SettingsError as error:
             raise SettingsError(f"{path}: {key}: {error}") from None
-    if contradiction := _contradiction(settings):
-        raise SettingsError(f"{path}: {contradiction}")
+    if text := _contradiction(settings):
+        raise SettingsError(f"{path}: {text}")
     return settings
 
 
@@ -159,4 +175,9 @@ def _contradiction(settings: AggregatorSettings) -> str:
             share = f", share {rounds.share:g}" if rounds.share < 1 else ""
             calls = f"a round calls about {called} (rounds.devices {rounds.devices}{share})"
             return f"{key} takes {needed} updates, and {calls}; raise rounds.devices to at least {devices}"
+    for key in ("data", "model"):
+        if settings.refine.kind and not getattr(settings.refine, key):
+            return f"refine.{key} is missing: {settings.refine.kind} needs it"
+    if text := contradiction(settings.refine, settings.strategy, held_out=bool(settings.evaluation.data)):
+        return f"refine: {text}"
     return ""

@@ -1,26 +1,32 @@
 """Strategies as values: what the client does (`Plan`), how updates are combined, how the server steps.
 
 A strategy is called [RULE+]ALGORITHM[:RATE], or by its rule alone, as in `fedadam:0.03`, `median` or `krum:2+fedavgm`:
-an algorithm is one line in `ALGORITHMS`, a rule a file and one line in `RULES`. docs/strategies.md has all of them.
-Algorithms that combine updates in a way of their own go without a rule, and refuse plans that they do not fit.
+an algorithm is one line in `ALGORITHMS`, a rule a file and one line in `RULES`. docs/strategies.md has all of them, and
+docs/tff.md those of TensorFlow Federated. Algorithms that combine updates in a way of their own go without a rule, and
+refuse plans that they do not fit.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from fedfleet.cloud.algorithms import ALGORITHMS, Algorithm
 from fedfleet.cloud.rules import RULES, mean, rule
+from fedfleet.cloud.rules.rule import Memory
 from fedfleet.cloud.servers import Moments, ServerOptimizer
 from fedfleet.cloud.sums import Aggregate
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
 
-__all__ = ["ALGORITHMS", "Strategy", "outdated", "strategy"]
+__all__ = ["ALGORITHMS", "Strategy", "outdated", "parts", "ruled", "strategy"]
 
+TFF = re.compile(r"(tff:[^(+]*(?:\([^)]*\))?)(?:(\+)(.*))?", re.DOTALL)  # a plus in its brackets is none of ours
 RATE = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
 
 
@@ -29,7 +35,7 @@ class Strategy(NamedTuple):
 
     `least` is how many updates the aggregate must have before there is a value: no round closes with fewer. `plan`
     raises SettingsError where the owner's does not go with it. `control` is that of `Algorithm`. `mean`: updates are
-    combined by their mean, no other way.
+    combined by their mean, no other way. `memory` is that of `Rule`; it lies behind the server's moments.
     """
 
     plan: Callable[[Plan], Plan]
@@ -38,29 +44,52 @@ class Strategy(NamedTuple):
     least: int = 1
     control: Callable[[Moments, int], Weights] | None = None
     mean: bool = False
+    memory: Memory | None = None
 
     def values(self, parameters: int) -> int:
         """Return how many values an update of `parameters` weights has."""
         return parameters * (2 if self.control else 1)
 
+    def moments(self, parameters: int) -> Moments:
+        """Return what stands before the first round, float64[moments, P]; SettingsError where P weights do not fit."""
+        moments = self.server.moments(parameters)
+        return moments if self.memory is None else np.concatenate([moments, self.memory.start(parameters)])
 
-def strategy(name: str) -> Strategy:
-    """Return the strategy called `name`; raises SettingsError that lists the known ones, or says what is wrong."""
-    first, plus, second = name.partition("+")
-    if first.partition(":")[0] not in RULES:
-        first, plus, second = "", "", name
-    if (plus or not first) and second.partition(":")[0] not in ALGORITHMS:
-        forms = ", ".join(form for form, _ in RULES.values())
-        known = f"known: {', '.join(ALGORITHMS)}, alone, with :RATE behind, or with a rule and + before: {forms}"
-        raise SettingsError(f"unknown strategy {name[:32]!r}; {known}")
-    found, number = _algorithm(second or "fedavg")
+    def step(self, weights: Weights, aggregate: Aggregate, moments: Moments) -> tuple[Weights, Moments]:
+        """Return the model and the moments after the round of `aggregate`, by those before it."""
+        if self.memory is None:
+            return self.server.step(weights, aggregate.value(), moments)
+        own = len(self.server.start)
+        difference, kept = self.memory.value(aggregate, moments[own:])
+        after, moments = self.server.step(weights, difference, moments[:own])
+        return after, np.concatenate([moments, kept])
+
+
+def strategy(name: str, base: Path = Path()) -> Strategy:
+    """Return the strategy called `name`; raises SettingsError that lists the known ones, or says what is wrong.
+
+    A file of the user's in it is relative to `base`.
+    """
+    first, second = parts(name)
+    found, number = _algorithm(second)
     if first and found.combine:
         raise SettingsError(
             f"strategy {name[:32]!r}: {second[:32]} combines updates in its own way; leave out {first}+"
         )
-    combine = rule(first) if first else found.combine(number) if found.combine else mean()
+    combine = rule(first, base) if first else found.combine(number) if found.combine else mean()
     plain = not first and not found.combine
-    return Strategy(found.plan, combine.aggregate, found.server(number), combine.least, found.control, plain)
+    server, memory = found.server(number), combine.memory
+    return Strategy(found.plan, combine.aggregate, server, combine.least, found.control, plain, memory)
+
+
+def parts(name: str) -> tuple[str, str]:
+    """Return the rule and the algorithm of the strategy called `name`, as they are written; the rule may be empty."""
+    first, second = _split(name)
+    if second.partition(":")[0] not in ALGORITHMS:
+        forms = ", ".join(form for form, _ in RULES.values())
+        known = f"known: {', '.join(ALGORITHMS)}, alone, with :RATE behind, or with a rule and + before: {forms}"
+        raise SettingsError(f"unknown strategy {name[:32]!r}; {known}")
+    return first, second
 
 
 def outdated(name: str, staleness: int) -> None:
@@ -71,9 +100,23 @@ def outdated(name: str, staleness: int) -> None:
 
 
 def algorithm(name: str) -> str:
-    """Return by which algorithm the strategy called `name` steps, without its rule and its number."""
-    first, _, second = name.partition("+")
-    return (second if first.partition(":")[0] in RULES else name).partition(":")[0] or "fedavg"
+    """Return by which algorithm the strategy called `name` steps, without its number, or a rule that has no memory."""
+    first, second = _split(name)
+    return f"{first if TFF.fullmatch(first) else ''}+{second.partition(':')[0]}"
+
+
+def ruled(name: str) -> bool:
+    """Whether the strategy called `name` combines updates by one of the RULES."""
+    return bool(_split(name)[0])
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Return what stands for the rule in `name`, and what for the algorithm, whether there is such a one or not."""
+    found = TFF.fullmatch(name)
+    rule, plus, rest = (found[1], found[2], found[3]) if found else name.partition("+")
+    if rule.partition(":")[0] not in RULES:
+        return "", name
+    return rule, rest if plus else "fedavg"
 
 
 def _algorithm(text: str) -> tuple[Algorithm, float]:

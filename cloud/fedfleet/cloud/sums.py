@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedfleet.cloud.cores import spread
 from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Plan
@@ -22,7 +24,7 @@ SCALE_BITS = 30  # one unit is 2^-30, about 1e-9 of a weight
 Vector = Weights | NDArray[np.float64]
 HEADROOM = 2 ** (62 - SCALE_BITS)  # the largest total of examples x peak that int64 holds with a bit to spare
 EXACT = 2 ** (53 - SCALE_BITS)  # the largest for which float64 holds every integer on the way
-BLOCK = 65_536  # weights at a time, so that what is between the steps stays in the processor's cache
+BLOCK = 131_072  # weights at a time, so that what is between the steps stays in the processor's cache
 
 
 class Told(NamedTuple):
@@ -48,13 +50,32 @@ class Aggregate(Protocol):
         """Return the combined difference, float64[P]."""
 
 
+@runtime_checkable
+class Decoding(Protocol):
+    """An aggregate that takes updates as they came off the wire; what it has to know of them is in the bytes."""
+
+    def take(self, codec: str, data: bytes, examples: int) -> None:
+        """Fold one update in; raises FrameError as `grow` and `add` would, in the same words."""
+
+
+class Adder(Protocol):
+    """What adds rounded products up for a mean in another place, exactly."""
+
+    def fold(self, delta: Vector, examples: int) -> None:
+        """Add round(delta * 2^30) * examples."""
+
+    def drained(self) -> NDArray[np.int64]:
+        """Return the sum of all since it was asked last, int64[P]."""
+
+
 @dataclass
 class Mean:
     """The mean weighted by examples (FedAvg; McMahan et al. 2017, algorithm 1), O(P) memory, exact.
 
     The sum of round(delta * 2^30) * examples is `settled` and `recent` together: float64 is faster to add to, and holds
     integers exactly up to 2^53. `bound` is at least the sum of |delta| * examples over any one weight, `near` that of
-    `recent` alone; they keep below what int64 and float64 hold, so that neither saturates or rounds.
+    `recent` alone; they keep below what int64 and float64 hold, so that neither saturates or rounds. Where there is an
+    `adder`, that has what is recent.
     """
 
     settled: NDArray[np.int64]
@@ -62,6 +83,7 @@ class Mean:
     examples: int = 0
     bound: int = 0
     near: int = 0
+    adder: Adder | None = None
 
     @classmethod
     def empty(cls, parameters: int) -> Self:
@@ -76,17 +98,27 @@ class Mean:
 
     def add(self, delta: Vector, examples: int, told: Told = NOTHING) -> None:
         """Fold one update in; raises FrameError, and changes nothing, where the sum could leave int64."""
-        share = _share(delta, examples)
-        self._reserve(share)
-        if share > EXACT:
+        share = self.admitted(_peak(delta), examples)
+        if self.adder is not None:
+            self.adder.fold(delta, examples)
+        elif share > EXACT:
             self.settled += np.rint(delta.astype(np.float64) * 2.0**SCALE_BITS).astype(np.int64) * examples
         else:
             if self.near + share > EXACT:
                 self._settle()
-            _fold(self.recent, delta, examples)
+            spread(partial(_fold, self.recent, delta, examples), delta.size)
             self.near += share
+
+    def admitted(self, peak: float, examples: int) -> int:
+        """Count an update whose largest change is `peak`, which is to be folded in, and return its share of HEADROOM.
+
+        Raises FrameError, and changes nothing, where the sum could leave int64.
+        """
+        share = examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
+        self._reserve(share)
         self.bound += share
         self.examples += examples
+        return share
 
     def merge(self, other: Self) -> None:
         """Fold in another mean over the same weights; raises FrameError where the sum could leave int64."""
@@ -99,14 +131,15 @@ class Mean:
         """Return the mean, float64[P]; raises ValueError when nothing was added."""
         if self.examples == 0:
             raise ValueError("the mean of no updates")
-        mean = self.total.astype(np.float64)
-        mean /= self.examples * 2.0**SCALE_BITS
-        return mean
+        total = self.recent if self.near == self.bound else self.total  # both are the sum then
+        return total / (self.examples * 2.0**SCALE_BITS)
 
     def _settle(self) -> None:
         """Move what is recent to where there is room."""
+        if self.adder is not None:
+            self.settled += self.adder.drained()
         if self.near:
-            for block in _blocks(self.recent.size):
+            for block in _blocks(slice(0, self.recent.size)):
                 self.settled[block] += self.recent[block].astype(np.int64)
                 self.recent[block] = 0.0
             self.near = 0
@@ -159,23 +192,29 @@ class Sum:
         return (self.coarse.total + self.fine.total / 2.0**SCALE_BITS) / 2.0**SCALE_BITS
 
 
-def _fold(total: NDArray[np.float64], delta: Vector, examples: int) -> None:
+def _fold(total: NDArray[np.float64], delta: Vector, examples: int, piece: slice) -> None:
     """Add round(delta * 2^30) * examples to `total`, in few and small steps: each is exact, 2^30 in float32 as well."""
     narrow, wide = np.empty(BLOCK, delta.dtype), np.empty(BLOCK)
-    for block in _blocks(delta.size):
-        part = delta[block]
+    for block in _blocks(piece):
+        part, sums = delta[block], total[block]
         units, product = narrow[: part.size], wide[: part.size]
         np.rint(np.multiply(part, 2.0**SCALE_BITS, out=units), out=units)
         product[:] = units
         product *= examples
-        total[block] += product
+        sums += product
 
 
-def _blocks(size: int) -> list[slice]:
-    return [slice(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
+def _blocks(piece: slice) -> list[slice]:
+    return [slice(start, min(start + BLOCK, piece.stop)) for start in range(piece.start, piece.stop, BLOCK)]
 
 
-def _share(delta: Vector, examples: int) -> int:
-    """Return an integer that is at least examples * max|delta|."""
-    peak = max(float(np.max(delta, initial=0.0)), -float(np.min(delta, initial=0.0)))
-    return examples * (int(peak) + 1) if peak < HEADROOM else HEADROOM + 1
+def _peak(delta: Vector) -> float:
+    """Return max|delta|; NaN where there is one."""
+    found = spread(partial(_peaks, delta), delta.size)
+    return float(np.max([peak for peaks in found for peak in peaks], initial=0.0))
+
+
+def _peaks(delta: Vector, piece: slice) -> list[float]:
+    """Return the largest change of each block, up and down, or NaN if that is in it."""
+    parts = [delta[block] for block in _blocks(piece)]
+    return [float(peak) for part in parts for peak in (part.max(), -part.min())]

@@ -151,7 +151,7 @@ class Agent:
         log.info("round %d: %s", task.round, "called" if task.calls(self.device, self._ability) else "not called")
         self._fetcher.cancel()
         if not self._late(task):  # else what was said of the update still holds
-            self._uploader.fresh()
+            self._uploader.anew()
         self._resting = (0.0, 0.0)
         if anew:
             # What is retained is the newest there is, so the fleet's rounds have been begun anew, below our memory.
@@ -160,8 +160,9 @@ class Agent:
 
     def _work(self, task: Task) -> None:
         program, weights = self._state.blobs / task.program.digest, self._state.blobs / task.weights.digest
-        patch = (task.patch.base, task.patch.blob.digest) if task.patch and not weights.is_file() else ()
-        self._state.forget_blobs((*(blob.digest for blob in task.needed), *patch))
+        if task is not self._begun:
+            patch = (task.patch.base, task.patch.blob.digest) if task.patch and not weights.is_file() else ()
+            self._state.forget_blobs((*(blob.digest for blob in task.needed), *patch))
         if not task.train:
             self._drop(task)
             self._state.finish(task.round)
@@ -182,11 +183,10 @@ class Agent:
         down = self._bus.received - self._counted_down
         self._drop(task)
         counts = {"down": float(down), "dropped": float(self._dropped)}
-        self._state.spool.keep(replace(update, metrics={**update.metrics, **counts}))
+        offered = self._state.spool.keep(replace(update, metrics={**update.metrics, **counts}))
         self._state.finish(task.round)
         self._counted_down += down
-        self._uploader.fresh()
-        self._uploader.step(task.round)
+        self._uploader.fresh(offered)
 
     def _drop(self, task: Task) -> None:
         """Make room in the spool: what is in it has waited for its receipt until now, and `task` supersedes it."""

@@ -33,17 +33,22 @@ class Spool:
         self._folder = folder
         self._room = room
 
-    def keep(self, update: Update) -> None:
-        """Write `update`; those of older rounds are superseded. Raises StoreError, also where it has no room."""
+    def keep(self, update: Update) -> Offer:
+        """Write `update`; those of older rounds are superseded. Returns what is to be said of it.
+
+        Raises StoreError, also where it has no room.
+        """
         self.clear()
         if len(update.delta) > self._room:
             raise StoreError(
                 f"an update of {len(update.delta)} bytes is over max_spool_bytes, {self._room}; "
                 "raise it or choose a codec"
             )
-        head = pack_offer(offer(update))
+        offered = offer(update)
+        head = pack_offer(offered)
         check = hashlib.sha256(head).digest()
         files.write(self._path(update.round), b"".join((LENGTH.pack(len(head)), head, check, update.delta)))
+        return offered
 
     def round(self) -> int:
         """Return the round of the update that is spooled, 0 if there is none."""

@@ -39,19 +39,23 @@ class Uploader:
             self.again()
         if self._clock() < self._due:
             return
-        self._offered = self._spool.offer(round_)
-        if self._offered is None:
-            self._due = math.inf
+        offered = self._spool.offer(round_)
+        if offered is None:
+            self._offered, self._due = None, math.inf
             return
-        self._bus.publish(self._topics.update(self._device), pack_offer(self._offered))
-        self._wait()
+        self._offer(offered)
 
     def due(self) -> float:
         """When `step` has something to do though nothing arrives, by the clock."""
         return self._due if self._bus.connections == self._link else 0.0
 
-    def fresh(self) -> None:
-        """There is a new update: offer it at once."""
+    def fresh(self, offered: Offer) -> None:
+        """There is a new update: offer it at once, without a look at what has just been written."""
+        self._link, self._tries = self._bus.connections, 0
+        self._offer(offered)
+
+    def anew(self) -> None:
+        """What was said of the update counts no more: offer it at the next step."""
         self._tries, self._due = 0, 0.0
 
     def again(self) -> None:
@@ -75,6 +79,11 @@ class Uploader:
         """The update has been counted, or refused: drop it. Raises StoreError."""
         self._offered, self._due = None, math.inf
         self._spool.clear()
+
+    def _offer(self, offered: Offer) -> None:
+        self._offered = offered
+        self._bus.publish(self._topics.update(self._device), pack_offer(offered))
+        self._wait()
 
     def _wait(self) -> None:
         pause = min(RESEND[0] * 2**self._tries, RESEND[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 from fedfleet.wire import frames
 from fedfleet.wire.errors import FrameError
@@ -102,7 +103,7 @@ def open_manifest(blob: Blob, frame: bytes) -> bytes:
 
 def offer(update: Update) -> Offer:
     """Return what is said of `update` before any of its parts is sent."""
-    return Offer(update.round, update.examples, update.codec, Blob.of(update.delta), update.metrics)
+    return Offer(update.round, update.examples, update.codec, update.blob, update.metrics)
 
 
 def pack_offer(offered: Offer) -> bytes:
@@ -117,16 +118,19 @@ def pack_part(offered: Offer, index: int, body: bytes) -> bytes:
 
 def open_offer(frame: bytes) -> Offer:
     """Return the offer in `frame`; raises FrameError."""
-    header, body = frames.unpack(frame)
-    if body:
-        raise FrameError("an offer has no body")
-    return open_header(Offer, header)
+    return _offered(*frames.unpack(frame))
 
 
 def open_part(frame: bytes) -> tuple[Part, bytes]:
     """Return header and bytes of one part; raises FrameError."""
     header, body = frames.unpack(frame)
     return open_header(Part, header), body
+
+
+def open_either(frame: bytes) -> Offer | tuple[Part, bytes]:
+    """Return what is in `frame`, an offer, or header and bytes of one part; raises FrameError."""
+    header, body = frames.unpack(frame)
+    return (open_header(Part, header), body) if header.get("kind") == "part" else _offered(header, body)
 
 
 def split(update: Update) -> list[bytes]:
@@ -136,11 +140,22 @@ def split(update: Update) -> list[bytes]:
 
 
 def join(device: str, offered: Offer, delta: bytes) -> Update:
-    """Return the update of `device` that was offered; raises FrameError where its fields are out of range."""
+    """Return the update of `device` that was offered; `delta` has been checked against the blob that the offer names.
+
+    Raises FrameError where its fields are out of range.
+    """
     try:
-        return Update(offered.round, device, offered.examples, offered.codec, delta, offered.metrics)
+        update = Update(offered.round, device, offered.examples, offered.codec, delta, offered.metrics)
     except Mismatch as error:
         raise FrameError(f"update: {error}") from None
+    vars(update)["blob"] = offered.blob  # so that nobody hashes it again
+    return update
+
+
+def _offered(header: dict[str, Any], body: bytes) -> Offer:
+    if body:
+        raise FrameError("an offer has no body")
+    return open_header(Offer, header)
 
 
 class Assembly:

@@ -6,29 +6,28 @@ are bounded and checked before anything is allocated, nothing is unpickled or ev
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from fedfleet.wire.errors import DataError
+from fedfleet.wire.tables import columns
 
 if TYPE_CHECKING:
     from zipfile import ZipFile
 
+T = TypeVar("T")
 Labels = npt.NDArray[np.int32] | npt.NDArray[np.float32]
 
 MAX_BYTES = 2**31
 MAX_NPY_HEADER = 10_000
 NUMBERS = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-FLOAT32_MAX = float(np.finfo(np.float32).max)
 INT32_MAX = 2**31 - 1
 NPY_HEADER = re.compile(
     rb"\s*\{\s*'descr':\s*'([^']{1,16})',\s*'fortran_order':\s*(True|False),\s*'shape':\s*\(([\d, ]{0,200})\),?\s*\}\s*"
@@ -65,17 +64,27 @@ def take(examples: Examples, index: npt.NDArray[np.integer]) -> Examples:
 def check(examples: Examples, *, classes: int | None = None) -> None:
     """Raise DataError unless the examples can be trained on; with `classes`, y must be labels in 0..classes-1."""
     x, y = examples
-    if x.dtype != np.float32 or x.ndim < 2 or 0 in x.shape[1:]:
-        raise DataError(f"x must be float32[N, ...], not {x.dtype}{list(x.shape)}: convert or reshape it")
+    _shaped(x)
     if (y.dtype, y.ndim) not in ((np.dtype(np.int32), 1), (np.dtype(np.float32), 2)) or 0 in y.shape[1:]:
         raise DataError(f"y must be int32[N] labels or float32[N, k] targets, not {y.dtype}{list(y.shape)}: convert it")
     if len(x) != len(y):
         raise DataError(f"x has {len(x)} rows but y has {len(y)}: each example needs one of both")
+    check_inputs(x)
+    _finite("y", y)
+    _labels_fit(y, classes)
+
+
+def check_inputs(x: npt.NDArray[np.float32]) -> None:
+    """Raise DataError unless a model can be given `x`."""
+    _shaped(x)
     if len(x) == 0:
         raise DataError("there are no examples: collect some, or name another file")
-    for name, values in (("x", x), ("y", y)):
-        _finite(name, values)
-    _labels_fit(y, classes)
+    _finite("x", x)
+
+
+def _shaped(x: npt.NDArray[np.float32]) -> None:
+    if x.dtype != np.float32 or x.ndim < 2 or 0 in x.shape[1:]:
+        raise DataError(f"x must be float32[N, ...], not {x.dtype}{list(x.shape)}: convert or reshape it")
 
 
 def _finite(name: str, values: npt.NDArray[np.float32] | Labels) -> None:
@@ -115,53 +124,84 @@ def parse(spec: str, known: Sequence[str]) -> tuple[str, Path, dict[str, str]]:
 
 def read(spec: str) -> Examples:
     """The checked examples that `npz:FILE` or `csv:FILE?label=COL[&task=regression]` names; DataError if unusable."""
+    return read_file(*_parsed(spec))
+
+
+def read_inputs(spec: str) -> npt.NDArray[np.float32]:
+    """The checked x alone that `npz:FILE` or `csv:FILE[?label=COL]` names, labels not needed; DataError if unusable."""
+    scheme, path, options = _parsed(spec)
+
+    def load() -> npt.NDArray[np.float32]:
+        return _floats(*_npz(path, "x")) if scheme == "npz" else columns(path, options.get("label", ""))[0]
+
+    return _checked(path, load, check_inputs)
+
+
+def _parsed(spec: str) -> tuple[str, Path, dict[str, str]]:
     scheme, path, options = parse(spec, ("npz", "csv"))
     unknown = sorted(options.keys() - ({"label", "task"} if scheme == "csv" else set()))
     if unknown:
         raise DataError(f"data {spec!r} has an unknown option {unknown[0]!r}: csv takes label and task, npz takes none")
     if options.get("task", "regression") != "regression":
         raise DataError(f"data {spec!r} asks for task {options['task']!r}: the only one to ask for is regression")
-    return read_file(scheme, path, options)
+    return scheme, path, options
 
 
 def read_file(scheme: str, path: Path, options: dict[str, str]) -> Examples:
     """The checked examples in a `csv` or `npz` file whose name may have any characters; DataError if unusable."""
+
+    def load() -> Examples:
+        return _read_csv(path, options) if scheme == "csv" else _arrays(path)
+
+    return _checked(path, load, check)
+
+
+def _checked(path: Path, load: Callable[[], T], check: Callable[[T], None]) -> T:
     try:
-        examples = _read_npz(path) if scheme == "npz" else _read_csv(path, options)
+        found = load()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): check the name and the rights") from error
     try:
-        check(examples)
+        check(found)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return examples
+    return found
 
 
-def _read_npz(path: Path) -> Examples:
-    """Arrays x and y of an npz file: numbers become float32, integer y becomes labels, other y targets."""
+def _npz(path: Path, *names: str) -> list[npt.NDArray[np.generic]]:
+    """Arrays of those names in an npz file."""
     # here and not at the top: a board that trains reads no archive, and this takes 1.5 MiB of it
     import zipfile
     import zlib
 
     try:
         with zipfile.ZipFile(path) as archive:
-            x, y = (_read_npy(archive, path, name) for name in ("x", "y"))
+            return [_read_npy(archive, path, name) for name in names]
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
         raise DataError(f"{path} is not an intact npz file ({error}): write it again with numpy.savez") from error
+
+
+def _arrays(path: Path) -> Examples:
+    x, y = _npz(path, "x", "y")
     return convert(x, y, str(path))
 
 
 def convert(x: npt.NDArray[np.generic], y: npt.NDArray[np.generic], where: str) -> Examples:
     """Arrays of numbers as examples: integer y becomes labels, other y targets; DataError that names `where`."""
+    return Examples(_floats(x), _labels(y, where))
+
+
+def _floats(x: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     with np.errstate(over="ignore"):
-        return Examples(x.astype(np.float32), _labels(y, where))
+        return x.astype(np.float32)
 
 
 def _read_npy(archive: ZipFile, path: Path, name: str) -> npt.NDArray[np.generic]:
     """One plain numeric array of an archive, its size proven against its header before it is read."""
     names = archive.namelist()
     if f"{name}.npy" not in names:
-        raise DataError(f"{path} has no array {name!r}, only {', '.join(n.removesuffix('.npy') for n in names[:8])}")
+        known = ", ".join(n.removesuffix(".npy") for n in names[:8])
+        raise DataError(f"{path} has no array {name!r}, only {known}: write it with numpy.savez(FILE, x=..., y=...)")
     info = archive.getinfo(f"{name}.npy")
     with archive.open(info) as file:
         dtype, fortran, shape = _npy_header(file, f"{path} array {name!r}")
@@ -205,56 +245,8 @@ def _read_csv(path: Path, options: dict[str, str]) -> Examples:
     """The columns of a csv file with a header row; all but the label column are features, in file order."""
     if not options.get("label"):
         raise DataError(f"{path} needs its label column named: write csv:{path}?label=COLUMN")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, skipinitialspace=True, strict=True)
-        lines = ((rows.line_num, row) for row in rows if row)
-        try:
-            names = _csv_header(next(rows, []), path, options["label"])
-            features, labels = _csv_values(lines, path, names, names.index(options["label"]))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path} near line {rows.line_num} is not csv in UTF-8: {error}") from error
-    x = np.frombuffer(features, np.float32).reshape(len(labels), len(names) - 1)
-    return Examples(x, _csv_labels(np.frombuffer(labels, np.float64), path, options))
-
-
-def _csv_header(names: list[str], path: Path, label: str) -> list[str]:
-    """The column names, once it is sure that each has one of its own and that the label is among them."""
-    names = [name.strip() for name in names]
-    if label not in names:
-        raise DataError(f"{path} has no column {label!r}: its columns are {', '.join(names[:50]) or 'none'}")
-    for at, name in enumerate(names):
-        if not name or name in names[:at]:
-            raise DataError(f"{path} line 1, column {at + 1}: name {name!r} is empty or used twice; name each column")
-    if len(names) < 2:
-        raise DataError(f"{path} has only the label column {label!r}: add columns to learn from")
-    return names
-
-
-def _csv_values(
-    rows: Iterable[tuple[int, list[str]]], path: Path, names: list[str], label: int
-) -> tuple[array[float], array[float]]:
-    """Features (32 bit, row after row) and labels (64 bit) of all rows that are not blank."""
-    features, labels = array("f"), array("d")
-    for line, row in rows:
-        if len(row) != len(names):
-            raise DataError(f"{path} line {line} has {len(row)} fields but the header names {len(names)} columns")
-        values = [_number(text, path, line, name) for text, name in zip(row, names)]
-        labels.append(values.pop(label))
-        features.extend(values)
-        if len(features) * 4 > MAX_BYTES:
-            raise DataError(f"{path} line {line}: more than {MAX_BYTES} bytes of numbers; split the file")
-    return features, labels
-
-
-def _number(text: str, path: Path, line: int, name: str) -> float:
-    """One field as a number that fits float32; DataError with file, line and column otherwise."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise DataError(f"{path} line {line}, column {name!r}: {text[:40]!r} is not a number") from None
-    if not abs(value) <= FLOAT32_MAX:
-        raise DataError(f"{path} line {line}, column {name!r}: {value} is not finite in 32 bits; drop or fill that row")
-    return value
+    x, labels = columns(path, options["label"])
+    return Examples(x, _csv_labels(labels, path, options))
 
 
 def _csv_labels(values: npt.NDArray[np.float64], path: Path, options: dict[str, str]) -> Labels:

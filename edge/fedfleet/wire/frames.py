@@ -21,7 +21,7 @@ MAX_DEPTH = 4
 
 def pack(header: Mapping[str, Any], body: bytes | memoryview = b"") -> bytes:
     """Return the frame of `header` and `body`; raises FrameError where `unpack` would refuse it."""
-    text = json.dumps(header, separators=(",", ":"), sort_keys=True, allow_nan=False).encode()
+    text = ENCODER.encode(header).encode()
     if len(text) > MAX_HEADER or len(body) > MAX_BODY:
         raise FrameError(f"a frame of {len(text)}+{len(body)} bytes is over the limit {MAX_HEADER}+{MAX_BODY}")
     return PREFIX.pack(MAGIC, len(text)) + text + bytes(body)
@@ -49,7 +49,7 @@ def unpack(frame: bytes) -> tuple[dict[str, Any], bytes]:
 
 def _header(text: bytes) -> dict[str, Any]:
     try:
-        header = json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique)
+        header = DECODER.decode(text.decode(json.detect_encoding(text), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise FrameError(f"header is not JSON: {error}") from None
     if not isinstance(header, dict):
@@ -75,3 +75,8 @@ def _bound(value: object, depth: int) -> None:
             raise FrameError(f"header is nested deeper than {MAX_DEPTH}")
         for item in value.values() if isinstance(value, dict) else value:
             _bound(item, depth - 1)
+
+
+# made once, which takes longer than a small header
+ENCODER = json.JSONEncoder(separators=(",", ":"), sort_keys=True, allow_nan=False)
+DECODER = json.JSONDecoder(parse_constant=_refuse, object_pairs_hook=_unique)

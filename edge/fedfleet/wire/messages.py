@@ -1,7 +1,6 @@
 """The messages of a federation: Plan, Task, Update, Receipt, Status. Values only, no I/O.
 
-Read this file first: a Task goes down once a round for the whole fleet, one Update comes up per device, and a
-Receipt says what became of it.
+Read this file first: a Task goes down once a round for the whole fleet, an Update comes up, a Receipt answers it.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from fedfleet.wire import frames
@@ -211,6 +211,11 @@ class Update:
         require_report(self.round, self.examples, self.metrics)
         require(0 < len(self.delta) <= MAX_BLOB, f"a delta must have 1 to {MAX_BLOB} bytes")
 
+    @cached_property
+    def blob(self) -> Blob:
+        """The name of `delta`."""
+        return Blob.of(self.delta)
+
 
 def require_report(round_: int, examples: int, metrics: Mapping[str, float]) -> None:
     """Raise Mismatch unless a device may say so of an update, whether it offers it or sends it."""
@@ -272,7 +277,12 @@ def encode(message: Any) -> bytes:
 
 
 def decode(cls: type[T], frame: bytes) -> T:
-    """Return the message of type `cls` in `frame`; raises FrameError if it is none."""
+    """Return the message of type `cls` in `frame`, of equal ones perhaps the same; raises FrameError if it is none."""
+    return _decoded(cls, frame)  # type: ignore[arg-type, no-any-return]
+
+
+@lru_cache(16)  # many devices in one process are sent the same
+def _decoded(cls: type[T], frame: bytes) -> T:
     header, body = frames.unpack(frame)
     if body:
         raise FrameError(f"a {cls.__name__.lower()} has no body")

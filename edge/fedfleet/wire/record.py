@@ -56,6 +56,8 @@ def require(holds: bool, text: str) -> None:
 
 
 def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, (str, int, float)):  # which most are
+        return value
     if isinstance(value, (tuple, list)):
         return type(value)(map(_plain, value))
     if isinstance(value, dict):

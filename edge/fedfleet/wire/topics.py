@@ -7,6 +7,10 @@ fedfleet/v1/<fleet>/device/<id>/status    retained birth, last will: Status
 fedfleet/v1/<fleet>/device/<id>/update    an update that is offered, and its parts
 fedfleet/v1/<fleet>/device/<id>/want      what a device waits for in vain
 fedfleet/v1/<fleet>/device/<id>/receipt   to the device: Receipt
+
+Where devices learn without a server, and read what their neighbours write:
+
+fedfleet/v1/<fleet>/device/<id>/model/<slot>/<part>   retained: the device's model, announced and in parts
 """
 
 from __future__ import annotations
@@ -67,6 +71,17 @@ class Topics:
     def receipt(self, device: str) -> str:
         """Where a device learns what became of its update."""
         return f"{ROOT}/{self.fleet}/device/{device}/receipt"
+
+    def model(self, device: str, slot: int | str = "+", part: int | str = "+") -> str:
+        """Where a device shows its neighbours its model; slots alternate, so that one round does not hide the last."""
+        return f"{ROOT}/{self.fleet}/device/{device}/model/{slot}/{part}"
+
+    def shown(self, topic: str) -> tuple[str, int, str]:
+        """Return device, slot and part of a topic where a model is shown; raises FrameError if it is none."""
+        levels = topic.split("/")
+        if len(levels) != 8 or levels[6] not in ("0", "1") or topic != self.model(levels[4], levels[6], levels[7]):
+            raise FrameError(f"topic {topic[:80]!r} shows no model of fleet {self.fleet}")
+        return levels[4], int(levels[6]), levels[7]
 
     def device(self, topic: str) -> str:
         """Return the device id in a device topic; raises FrameError if there is none."""

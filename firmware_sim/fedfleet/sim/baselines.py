@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -31,8 +32,11 @@ class Job(NamedTuple):
     seed: int
 
 
-def train(job: Job, parts: Sequence[Examples]) -> Weights:
-    """Return the weights after training on all `parts` together for the passes of `job.rounds` rounds."""
+def train(job: Job, parts: Sequence[Examples], half: Callable[[], None] = lambda: None) -> Weights:
+    """Return the weights after training on all `parts` together for the passes of `job.rounds` rounds.
+
+    `half` is called once, before the first step of the second half.
+    """
     program = Program(job.program, job.digest)
     program.set(job.weights)
     plan = replace(job.plan, proximal=0.0, time_budget=0.0)
@@ -40,7 +44,15 @@ def train(job: Job, parts: Sequence[Examples]) -> Weights:
     shuffled = take(joined, permutation(len(joined.x), "baseline", job.seed))
     steps = plan.steps * job.rounds or None
     feed = batches([shuffled], program.batch, job.seed, epochs=plan.epochs * job.rounds, steps=steps)
-    fit(program, plan, feed, lambda: False, job.seed)
+    total = steps or -(-len(joined.x) // program.batch) * plan.epochs * job.rounds
+    done = count()
+
+    def stop() -> bool:
+        if next(done) == total // 2:
+            half()
+        return False
+
+    fit(program, plan, feed, stop, job.seed)
     return program.get()
 
 
@@ -51,7 +63,7 @@ def alone_and_central(job: Job, parts: Sequence[Examples], log: Path, workers: i
     """
     places = [(job, parts), *((job, [part]) for part in parts)]
     # Spawned, not forked: the parent has threads, and a device's process has no TensorFlow in it.
-    with get_context("spawn").Pool(workers, initializer=_begin, initargs=(log,)) as pool:
+    with get_context("spawn").Pool(workers, initializer=begin, initargs=(log,)) as pool:
         yield from pool.imap(_train, places)
 
 
@@ -59,7 +71,7 @@ def _train(place: tuple[Job, Sequence[Examples]]) -> Weights:
     return train(*place)
 
 
-def _begin(log: Path) -> None:
+def begin(log: Path) -> None:
     """Leave Ctrl-C to the parent, which ends the pool, and the terminal too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

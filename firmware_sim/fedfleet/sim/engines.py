@@ -35,13 +35,18 @@ Drive = Callable[[Build, Watch], Weights]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run takes place: the fleet's name, its size, the run's folder, and what goes wrong in virtual time."""
+    """Where a run takes place: the fleet's name, its size, the run's folder, and what goes wrong in virtual time.
+
+    The devices `doomed` are killed when the round `half` is over.
+    """
 
     fleet: str
     devices: int
     folder: Path
     seed: int = 0
     faults: str = "none"
+    doomed: tuple[str, ...] = ()
+    half: int = 0
 
 
 @contextmanager
@@ -65,17 +70,20 @@ def connected(engine: str, broker: str, place: Place) -> Iterator[tuple[Drive, s
             fleet = ProcessFleet(place.folder / "devices", place.devices, place.fleet, where)
         stack.callback(fleet.close)
         tick = 0.0 if engine == "loopback" else TICK
-        yield lambda build, watch: _real(place.folder, (bus, fleet), tick, build, watch), name
+        yield lambda build, watch: _real(place, (bus, fleet), tick, build, watch), name
 
 
-def _real(folder: Path, link: tuple[Bus, Fleet], tick: float, build: Build, watch: Watch) -> Weights:
+def _real(place: Place, link: tuple[Bus, Fleet], tick: float, build: Build, watch: Watch) -> Weights:
     bus, fleet = link
-    journal = Journal(folder / "cloud")
+    journal, doomed = Journal(place.folder / "cloud"), place.doomed
     try:
         aggregator = build(bus, journal, time.monotonic)
         while not aggregator.done:
             aggregator.step(tick)
             fleet.step()
+            if doomed and aggregator.progress()[0] > place.half:
+                fleet.kill(doomed)
+                doomed = ()
             watch(aggregator, fleet.gone())
         aggregator.retire()
     finally:

@@ -10,9 +10,12 @@ from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.evaluate import measured
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.refine.plan import telling
 from fedfleet.cloud.settings import Evaluation
-from fedfleet.cloud.strategies import strategy
+from fedfleet.cloud.strategies import Strategy
+from fedfleet.cloud.tff.stepping import end
 from fedfleet.models.compiled import Compiled
+from fedfleet.sim import refining
 from fedfleet.sim.engines import Drive
 from fedfleet.sim.patience import Patience
 from fedfleet.sim.stage import Simulation, Stage
@@ -46,6 +49,7 @@ def federate(
     wanted: Simulation,
     stage: Stage,
     drive: Drive,
+    rule: Strategy,
     compiled: Compiled,
     scorer: Evaluate,
     records: list[RoundRecord],
@@ -55,10 +59,9 @@ def federate(
     # where births get lost or devices leave, who waits for all of them waits for ever
     there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
     rounds = replace(wanted.rounds, devices=there)
-    plan = strategy(wanted.strategy)
     judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
-    asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging)
-    federation = Federation(compiled.program, compiled.shared, plan, *asked)
+    asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging, refining.wanted_of(wanted))
+    federation = Federation(compiled.program, compiled.shared, rule, *asked)
 
     def watch(aggregator: Aggregator, gone: list[str]) -> None:
         if reason := aggregator.hurry():
@@ -68,13 +71,24 @@ def federate(
         note = f"; ended: {', '.join(gone[:4])}" if gone else ""
         stage.screen.progress(*aggregator.progress(), aggregator.waiting() + note)
 
+    refine = refining.refiner(wanted, stage, compiled)
+
     with told(stage, records) as tell:
 
         def ended(record: RoundRecord) -> None:
             tell(record)
+            if record.refined:
+                stage.screen.say(f"round {record.round} refined: {record.refined}")
             patience.ended(record)
 
-        def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
-            return Aggregator(federation, Topics(stage.fleet), bus, journal, clock, scorer, ended)
+        def look() -> None:
+            stage.screen.progress(len(records) + 1, 0, 0, "refining on the cloud's data")
 
-        return drive(build, watch)
+        def build(bus: Bus, journal: Journal, clock: Callable[[], float]) -> Aggregator:
+            refined = telling(refine, look)
+            return Aggregator(federation, Topics(stage.fleet), bus, journal, clock, scorer, ended, refined)
+
+        try:
+            return drive(build, watch)
+        finally:
+            end()

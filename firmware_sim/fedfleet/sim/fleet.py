@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -16,11 +18,12 @@ from fedfleet.edge.local import LocalTrainer
 from fedfleet.edge.state import State
 from fedfleet.wire.bus import Will
 from fedfleet.wire.examples import Examples
-from fedfleet.wire.loopback import Hub
+from fedfleet.wire.loopback import Hub, LoopbackBus
 from fedfleet.wire.settings import Broker
 from fedfleet.wire.topics import Topics
 
 GOODBYE = 5.0
+LOG = "agent.log"
 STORE_BYTES = 64 * 1024 * 1024
 
 
@@ -32,6 +35,9 @@ class Fleet(Protocol):
 
     def gone(self) -> list[str]:
         """Return the devices that ended, in order, for the owner to know."""
+
+    def kill(self, devices: Iterable[str]) -> None:
+        """End these at once and for good."""
 
     def close(self) -> None:
         """End all devices."""
@@ -49,22 +55,16 @@ def fill(folder: Path, parts: Sequence[Examples]) -> None:
         Store.open(folder / device_id(index) / "state" / "examples", max(STORE_BYTES, need)).append(part)
 
 
-class ProcessFleet:
-    """Agents as the operating system sees them on a board: one process each, and its training child."""
+class Processes:
+    """Devices that are processes of their own, each with a log in its folder."""
 
-    def __init__(self, folder: Path, devices: int, fleet: str, broker: Broker) -> None:
-        """Start `devices` agents on the stores that `fill` made."""
-        self._agents: dict[str, subprocess.Popen[bytes]] = {}
-        for device in map(device_id, range(devices)):
-            settings = folder / device / "agent.toml"
-            settings.write_text(
-                f'device = "{device}"\nfleet = "{fleet}"\n\n'
-                f'[broker]\nhost = "{broker.host}"\nport = {broker.port}\n'
-                f"keepalive = {broker.keepalive}\nmqtt = {broker.mqtt}\n"
-            )
-            with (folder / device / "agent.log").open("ab") as log:
-                self._agents[device] = subprocess.Popen(
-                    [sys.executable, "-m", "fedfleet.sim.board", str(os.getpid()), "--settings", str(settings)],
+    def __init__(self, folder: Path, commands: Mapping[str, Sequence[str]]) -> None:
+        """Start what follows `python -m` for each device; it is given this process's id as its first argument."""
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        for device, (module, *rest) in commands.items():
+            with (folder / device / LOG).open("ab") as log:
+                self._running[device] = subprocess.Popen(
+                    [sys.executable, "-m", module, str(os.getpid()), *rest],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -75,24 +75,47 @@ class ProcessFleet:
         """Nothing: processes run by themselves."""
 
     def pids(self) -> dict[str, int]:
-        """Return the process id of each agent."""
-        return {device: process.pid for device, process in self._agents.items()}
+        """Return the process id of each device."""
+        return {device: process.pid for device, process in self._running.items()}
 
     def gone(self) -> list[str]:
-        """Return the devices whose agent has ended."""
-        return [device for device, process in self._agents.items() if process.poll() is not None]
+        """Return the devices whose process has ended."""
+        return [device for device, process in self._running.items() if process.poll() is not None]
+
+    def kill(self, devices: Iterable[str]) -> None:
+        """End these at once and for good, with all that they started, as a power cut does."""
+        for device in devices:
+            with suppress(ProcessLookupError):
+                os.killpg(self._running[device].pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Ask all agents to end, and kill those that have not within 5 s."""
-        for process in self._agents.values():
+        """Ask all processes to end, and kill those that have not within 5 s."""
+        for process in self._running.values():
             process.terminate()
         deadline = time.monotonic() + GOODBYE
-        for process in self._agents.values():
+        for process in self._running.values():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+class ProcessFleet(Processes):
+    """Agents as the operating system sees them on a board: one process each, and its training child."""
+
+    def __init__(self, folder: Path, devices: int, fleet: str, broker: Broker) -> None:
+        """Start `devices` agents on the stores that `fill` made."""
+        commands = {}
+        for device in map(device_id, range(devices)):
+            settings = folder / device / "agent.toml"
+            settings.write_text(
+                f'device = "{device}"\nfleet = "{fleet}"\n\n'
+                f'[broker]\nhost = "{broker.host}"\nport = {broker.port}\n'
+                f"keepalive = {broker.keepalive}\nmqtt = {broker.mqtt}\n"
+            )
+            commands[device] = ("fedfleet.sim.board", "--settings", str(settings))
+        super().__init__(folder, commands)
 
 
 class LoopbackFleet:
@@ -101,23 +124,31 @@ class LoopbackFleet:
     def __init__(self, folder: Path, devices: int, fleet: str, hub: Hub, clock: Callable[[], float]) -> None:
         """Connect `devices` agents to `hub`, on the stores that `fill` made."""
         topics = Topics(fleet)
-        self._agents = []
+        self._agents: dict[str, Agent] = {}
+        self._buses: dict[str, LoopbackBus] = {}
         for device in map(device_id, range(devices)):
             state = State(folder / device / "state")
             state.begin()
             bus = hub.connect(Will(topics.status(device), birth(state), death(state)))
-            self._agents.append(Agent(device, topics, bus, state, LocalTrainer(device, state.examples), clock))
+            trainer = LocalTrainer(device, state.examples)
+            self._buses[device], self._agents[device] = bus, Agent(device, topics, bus, state, trainer, clock)
 
     def step(self) -> None:
         """Step each agent once."""
-        for agent in self._agents:
+        for agent in self._agents.values():
             agent.step(0)
 
     def gone(self) -> list[str]:
-        """None: they live as long as we do."""
-        return []
+        """Return the devices that were killed: all others live as long as we do."""
+        return [device for device in self._buses if device not in self._agents]
+
+    def kill(self, devices: Iterable[str]) -> None:
+        """Step these no more, and have the hub say so."""
+        for device in devices:
+            del self._agents[device]
+            self._buses[device].die()
 
     def close(self) -> None:
         """Say goodbye for all."""
-        for agent in self._agents:
+        for agent in self._agents.values():
             agent.close()

@@ -6,15 +6,33 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from fedfleet.cloud.combine import combined
 from fedfleet.cloud.federation import Evaluate, RoundRecord
+from fedfleet.cloud.strategies import strategy
 from fedfleet.models.compiled import Compiled
-from fedfleet.sim import engines
+from fedfleet.models.quiet import quiet
+from fedfleet.sim import engines, refining
 from fedfleet.sim.federate import federate
+from fedfleet.sim.fleet import device_id
+from fedfleet.sim.gossip import engine as gossip
+from fedfleet.sim.record import GOSSIP
 from fedfleet.sim.stage import Simulation, Stage
+from fedfleet.sim.tff import engine as tff
 from fedfleet.wire.codecs import Weights
+from fedfleet.wire.errors import SettingsError
 
-ENGINES = engines.ENGINES
+ENGINES = (*engines.ENGINES, GOSSIP, tff.ENGINE)
 Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
+
+
+def check(wanted: Simulation) -> None:
+    """Raise SettingsError for an engine that is not known, or that cannot do what is wanted."""
+    if wanted.engine not in ENGINES:
+        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    if wanted.engine == GOSSIP:
+        gossip.check(wanted)
+    if wanted.engine == tff.ENGINE:
+        tff.check(wanted)
 
 
 @contextmanager
@@ -23,6 +41,25 @@ def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
 
     The first takes the program, what scores weights, and a list that gains one entry a round; it returns the weights.
     """
-    place = engines.Place(stage.fleet, wanted.devices, stage.folder, wanted.seed, wanted.faults)
+    if wanted.engine == GOSSIP:
+        with gossip.gossiping(wanted, stage) as found:
+            yield found
+        return
+    if wanted.engine == tff.ENGINE:
+        with tff.learning(wanted, stage) as found:
+            yield found
+        return
+    place = engines.Place(
+        stage.fleet,
+        wanted.devices,
+        stage.folder,
+        wanted.seed,
+        wanted.faults,
+        tuple(map(device_id, wanted.doomed)),
+        wanted.half,
+    )
     with engines.connected(wanted.engine, wanted.broker, place) as (drive, broker):
-        yield partial(federate, wanted, stage, drive), broker
+        with quiet(stage.folder / "tensorflow.log"):  # before TensorFlow computes anything: see `combined`
+            refining.reserve(wanted)
+            rule = combined(strategy(wanted.strategy), wanted.combine.replicas)
+        yield partial(federate, wanted, stage, drive, rule), broker

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from types import TracebackType
+from typing import Protocol
 
 from rich import box
 from rich.console import Console, Group
@@ -31,6 +32,28 @@ def headline(facts: Facts) -> str:
     """What a run is about, in one line."""
     what = (facts.data, f"{facts.devices} devices", facts.split, facts.strategy, facts.engine, facts.broker)
     return f"{facts.id}: {' · '.join(text for text in what if text)}"
+
+
+class View(Protocol):
+    """Where a run shows how it goes. A context manager."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def say(self, text: str) -> None:
+        """Say one line that stays."""
+
+    def round(self, record: RoundRecord) -> None:
+        """A round is over."""
+
+    def progress(self, number: int, called: int, reported: int, waiting: str) -> None:
+        """Of the devices `called` in round `number` so many have `reported`; `waiting` says what is waited for."""
+
+    def table(self, rows: Sequence[Sequence[str]]) -> None:
+        """The final answer; the first of `rows` is its heading."""
 
 
 class Screen:
@@ -102,7 +125,7 @@ class Screen:
         for index, title in enumerate(rows[0]):
             view.add_column(Text(title), justify="right" if index == 1 else "left")
         for row in rows[1:]:
-            style = "bold green" if row[0].startswith("federation") else ""
+            style = "bold green" if row[0].startswith(("federation", "gossip, mean")) else ""
             view.add_row(*(Text(cell) for cell in row), style=style)
         self._console.print(view)
 

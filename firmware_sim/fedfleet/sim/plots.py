@@ -37,26 +37,29 @@ VECTOR_CELLS = 1200
 def score_by_round(run: Run) -> str:
     """The score after each round, against each device alone and all data in one place."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    axes = _axes(figure.subplots(), "round", _score_label(run))
+    axes = dress(figure.subplots(), "round", _score_label(run))
     _baselines(axes, run)
     rounds = np.array([record.round for record in run.rounds], dtype=np.float64)
-    _curve(axes, rounds, _scores(run), "federation", BLUE)
+    _curve(axes, rounds, _scores(run), "mean of all models" if run.gossips else "federation", BLUE)
+    if run.gossips:
+        worst = [_shown(run, score(record, f"worst_{run.facts.metric}")) for record in run.rounds]
+        _curve(axes, rounds, np.array(worst, dtype=np.float64), "worst device's own", SKY)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _legend(axes, 2)
-    return _svg(figure, "score-by-round", f"{run.facts.metric} after each round")
+    legend(axes, 2)
+    return svg(figure, "score-by-round", f"{run.facts.metric} after each round")
 
 
 def score_by_megabytes(run: Run) -> str:
     """The score against the megabytes that the fleet had sent, and sent and received, by then."""
     figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-    axes = _axes(figure.subplots(), "megabytes of the whole fleet, cumulative", _score_label(run))
+    axes = dress(figure.subplots(), "megabytes of the whole fleet, cumulative", _score_label(run))
     up = np.cumsum([record.bytes_up for record in run.rounds], dtype=np.float64) / 1e6
     down = np.cumsum([record.bytes_down for record in run.rounds], dtype=np.float64) / 1e6
     _curve(axes, up, _scores(run), "sent by devices", BLUE)
     _curve(axes, up + down, _scores(run), "sent and received", ORANGE)
     axes.set_xlim(left=0)
-    _legend(axes, 2)
-    return _svg(figure, "score-by-megabytes", f"{run.facts.metric} by megabytes sent")
+    legend(axes, 2)
+    return svg(figure, "score-by-megabytes", f"{run.facts.metric} by megabytes sent")
 
 
 def examples_by_device(run: Run) -> str:
@@ -64,13 +67,13 @@ def examples_by_device(run: Run) -> str:
     counts = np.array(run.facts.counts, dtype=np.float64).reshape(run.facts.devices, len(run.facts.labels))
     figure = Figure(figsize=(WIDTH, 1.1 + min(max(0.26 * len(counts), 1.0), 4.6)), layout="constrained")
     shades, bars = figure.subplots(1, 2, sharey=True, width_ratios=(4, 1))
-    _shades(_axes(shades, f"label (fullest cell: {counts.max(initial=0):,.0f} examples)", "device"), counts, run)
-    _axes(bars, "examples", "").barh(np.arange(len(counts)), counts.sum(axis=1), height=0.8, color=BLUE)
+    _shades(dress(shades, f"label (fullest cell: {counts.max(initial=0):,.0f} examples)", "device"), counts, run)
+    dress(bars, "examples", "").barh(np.arange(len(counts)), counts.sum(axis=1), height=0.8, color=BLUE)
     shades.grid(visible=False)
     bars.grid(visible=False, axis="y")
     bars.tick_params(labelleft=False)
     bars.xaxis.set_major_locator(MaxNLocator(3, integer=True))
-    return _svg(figure, "examples-by-device", f"examples of each label on each of {len(counts)} devices")
+    return svg(figure, "examples-by-device", f"examples of each label on each of {len(counts)} devices")
 
 
 def time_and_reports(run: Run) -> str:
@@ -81,8 +84,8 @@ def time_and_reports(run: Run) -> str:
     reported, late = [record.reported for record in run.rounds], [record.late for record in run.rounds]
     abandoned = [record for record in run.rounds if record.state != "closed"]
     unit = "virtual seconds" if run.facts.engine == "virtual" else "seconds"
-    _axes(top, "", unit).bar(rounds, [record.seconds for record in run.rounds], width=0.8, color=SKY)
-    _axes(bottom, "round", "devices").bar(rounds, reported, width=0.8, color=BLUE, label="reported")
+    dress(top, "", unit).bar(rounds, [record.seconds for record in run.rounds], width=0.8, color=SKY)
+    dress(bottom, "round", "devices").bar(rounds, reported, width=0.8, color=BLUE, label="reported")
     bottom.bar(rounds, late, bottom=reported, width=0.8, color=ORANGE, label="late")
     if abandoned:
         heights = [1.08 * record.called for record in abandoned]
@@ -93,11 +96,11 @@ def time_and_reports(run: Run) -> str:
         axes.grid(visible=False, axis="x")
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.yaxis.set_major_locator(MaxNLocator(4, integer=True))
-    _legend(bottom, 3)
-    return _svg(figure, "time-and-reports", f"{unit}, and devices reported and late, by round")
+    legend(bottom, 3)
+    return svg(figure, "time-and-reports", f"{unit}, and devices reported and late, by round")
 
 
-def _axes(axes: Axes, x: str, y: str) -> Axes:
+def dress(axes: Axes, x: str, y: str) -> Axes:
     """Give `axes` the look that all pictures share."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
@@ -159,7 +162,8 @@ def _plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in short).replace("$", r"\$")
 
 
-def _legend(axes: Axes, width: int) -> None:
+def legend(axes: Axes, width: int) -> None:
+    """Put a legend of `width` columns above `axes`, if anything in it has a name."""
     if axes.get_legend_handles_labels()[1]:
         place = (0.0, 1.0)
         axes.legend(loc="lower left", bbox_to_anchor=place, ncols=width, frameon=False, labelcolor=INK, fontsize=9.5)
@@ -182,7 +186,7 @@ def _shown(run: Run, value: float | None) -> float:
     return 100 * value if run.facts.metric == "accuracy" else value
 
 
-def _svg(figure: Figure, name: str, title: str) -> str:
+def svg(figure: Figure, name: str, title: str) -> str:
     """Return `figure` as one svg element whose ids begin with `name`, so that several may share a page."""
     # The salt of the ids can be set nowhere else; without one they would differ from run to run.
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():

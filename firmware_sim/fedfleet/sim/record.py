@@ -24,13 +24,17 @@ T = TypeVar("T")
 
 FACTS, ROUNDS, OUTCOME = "run.json", "metrics.jsonl", "outcome.json"
 METRICS = ("accuracy", "rmse")
+GOSSIP = "gossip"
 MAX_BYTES = 256 * 2**20
 KB = 1000
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a run was asked to do. `counts` are examples by device and label; `scale` turns a target into `unit`s."""
+    """What a run was asked to do. `counts` are examples by device and label; `scale` turns a target into `unit`s.
+
+    The cloud has `cloud` examples of its own, and refines with them as `refine` says.
+    """
 
     id: str
     data: str
@@ -50,6 +54,8 @@ class Facts:
     versions: dict[str, str]
     counts: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
+    refine: str = ""
+    cloud: int = 0
 
     def __post_init__(self) -> None:
         """Raise `Mismatch` for values that no plot or table could show."""
@@ -87,6 +93,11 @@ class Run(NamedTuple):
     def finished(self) -> bool:
         """Whether the run came to its end rather than being interrupted or still going on."""
         return self.outcome is not None and self.outcome.finished
+
+    @property
+    def gossips(self) -> bool:
+        """Whether there was no aggregator: scores then are of the mean of all models, which no device holds."""
+        return self.facts.engine == GOSSIP
 
 
 class Recorder:

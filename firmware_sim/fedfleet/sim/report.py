@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files as resources
 from pathlib import Path
-from string import Template
 from typing import NamedTuple
 
 from fedfleet.sim import plots
-from fedfleet.sim.record import Run, cells, columns, read, score, score_text, size_text
+from fedfleet.sim.markup import grid, pairs, style, template
+from fedfleet.sim.record import Run, cells, columns, number_text, read, score, score_text, size_text
 from fedfleet.wire import files
 
 PAGE = "report.html"
 TEMPLATE = "report.html.in"
+MEAN = "The mean of all devices' models, which no device holds,"
 NUMBERS = ("round", "called", "reported", "late", "train loss", "kB up", "kB down", "seconds")
 
 
@@ -33,9 +32,8 @@ class Answer(NamedTuple):
 def write(folder: Path) -> Path:
     """Write report.html into the run folder `folder` and return its path. Raises StoreError."""
     run = read(folder)
-    template = Template(resources("fedfleet.sim").joinpath(TEMPLATE).read_text("utf-8"))
     path = folder / PAGE
-    files.write(path, template.substitute(_fields(run)).encode("utf-8", "replace"))
+    files.write(path, template(TEMPLATE).substitute(_fields(run)).encode("utf-8", "replace"))
     return path
 
 
@@ -45,15 +43,33 @@ def table(run: Run) -> list[tuple[str, ...]]:
     diverged = f" ({found.diverged} of {run.facts.devices} diverged)" if found.diverged else ""
     up = sum(record.bytes_up for record in run.rounds) if run.outcome is None else run.outcome.bytes_up
     sent = f"{size_text(up / max(run.facts.devices, 1))} of model updates, {size_text(up)} by the whole fleet"
+    if run.facts.engine == "tff":
+        sent = "nothing: TensorFlow Federated has no devices"
     pooled = f"its data: {sum(map(sum, run.facts.counts)):,} examples of the whole fleet"
     return [
         ("trained on", metric, "what left each device"),
         ("each device alone, mean", score_text(found.mean, metric, unit) + diverged, "nothing"),
         ("each device alone, worst", score_text(found.worst, metric, unit), "nothing"),
-        (f"federation, {state(run)}", score_text(found.federation, metric, unit), sent),
+        (f"{_way(run)}, {state(run)}", score_text(found.federation, metric, unit), sent),
+        *_apart(run),
         *_on_devices(run),
         ("all data in one place", score_text(found.central, metric, unit), pooled),
     ]
+
+
+def _way(run: Run) -> str:
+    """What the score is of: the aggregator's model, or a mean that nobody holds."""
+    return "gossip, mean of all models" if run.gossips else "federation"
+
+
+def _apart(run: Run) -> list[tuple[str, ...]]:
+    """Rows for what devices that gossip do hold: each a model of its own."""
+    last, facts = _gossiped(run) if run.gossips else {}, run.facts
+    if last.get("worst") is None or last["distance"] is None:
+        return []
+    left = f"the same; models are {number_text(100 * last['distance'], 2)} % from their mean (rms)"
+    names = {"gossip, devices' own models, mean": "mean", "gossip, worst device's own model": "worst"}
+    return [(name, score_text(last[key], facts.metric, facts.unit), left) for name, key in names.items()]
 
 
 def _on_devices(run: Run) -> list[tuple[str, ...]]:
@@ -92,7 +108,7 @@ def figures(run: Run) -> dict[str, object]:
     found, outcome = answer(run), run.outcome
     values: dict[str, object] = {
         "metric": run.facts.metric,
-        "federation": found.federation,
+        **(_gossiped(run) if run.gossips else {"federation": found.federation}),
         "central": found.central,
         "alone_mean": found.mean,
         "alone_worst": found.worst,
@@ -110,6 +126,17 @@ def figures(run: Run) -> dict[str, object]:
     return {key: f"{value:.4f}" if isinstance(value, float) else value for key, value in values.items()}
 
 
+def _gossiped(run: Run) -> dict[str, float | None]:
+    """The figures of a run without an aggregator: of the mean of all models, of the devices' own, how far apart."""
+    last, metric = run.rounds[-1].scores if run.rounds else {}, run.facts.metric
+    return {
+        "consensus": answer(run).federation,
+        "mean": last.get(f"mean_{metric}"),
+        "worst": last.get(f"worst_{metric}"),
+        "distance": last.get("distance"),
+    }
+
+
 def state(run: Run) -> str:
     """How far the run came: `20 rounds`, or `interrupted after 7 rounds`."""
     count = sum(record.state == "closed" for record in run.rounds)
@@ -118,21 +145,24 @@ def state(run: Run) -> str:
 
 
 def verdict(run: Run) -> str:
-    """What federating changed, in one sentence that claims no more than the scores say."""
+    """What learning together changed for a device, in one sentence that claims no more than the scores say."""
     found, metric, unit = answer(run), run.facts.metric, run.facts.unit
-    if found.federation is None:
+    reached, who, doing = found.federation, "The federation", "Federating"
+    if run.gossips:  # what a device holds then is a model of its own
+        reached, who, doing = _gossiped(run)["mean"], "After gossip a device, on average,", "Gossip"
+    if reached is None:
         return "No round has a score yet."
-    if not math.isfinite(found.federation):
+    if not math.isfinite(reached):
         return "The model diverged: lower the learning rate."
-    text = score_text(found.federation, metric, unit)
+    text = score_text(reached, metric, unit)
     if found.mean is None or not math.isfinite(found.mean):
-        return f"The federation reached {text}; what each device reaches alone was not computed."
+        return f"{who} reached {text}; what each device reaches alone was not computed."
     sign = 1 if metric == "accuracy" else -1
-    gain, alone = sign * (found.federation - found.mean), score_text(found.mean, metric, unit)
+    gain, alone = sign * (reached - found.mean), score_text(found.mean, metric, unit)
     if gain <= 0:
-        return f"Federating did not help here: {text}, where a device alone reaches {alone} on average."
+        return f"{doing} did not help here: {text}, where a device alone reaches {alone} on average."
     gap = None if found.central is None else sign * (found.central - found.mean)
-    return f"Federating took a device from {alone} (alone, on average) to {text}{_share(gain, gap)}."
+    return f"{doing} took a device from {alone} (alone, on average) to {text}{_share(gain, gap)}."
 
 
 def _share(gain: float, gap: float | None) -> str:
@@ -152,21 +182,24 @@ def _fields(run: Run) -> dict[str, str]:
     rounds = [(*cells(r, facts.metric, facts.unit), reason) for r, reason in zip(run.rounds, closing, strict=True)]
     titles = (*columns(facts.metric), "how it ended")
     return {
+        "style": style(),
         "id": escape(facts.id),
+        "question": f"What did {'gossip' if run.gossips else 'federating'} buy me?",
+        "scored": MEAN if run.gossips else "The global model",
         "head": escape(f"{facts.data} · {facts.devices} devices · {facts.split} · {facts.strategy}"),
         "state": escape(state(run)),
         "mood": "done" if run.finished else "cut",
         "verdict": escape(verdict(run)),
         "tiles": _tiles(run),
-        "answer": _table(rows[0], rows[1:], numeric=(facts.metric,)),
+        "answer": grid(rows[0], rows[1:], numeric=(facts.metric,)),
         "by_round": plots.score_by_round(run),
         "by_megabytes": plots.score_by_megabytes(run),
         "by_device": plots.examples_by_device(run),
         "by_time": plots.time_and_reports(run),
-        "rounds": _table(titles, rounds, numeric=(*NUMBERS, facts.metric)),
-        "settings": _pairs(_settings(run)),
-        "versions": _pairs(sorted(facts.versions.items())),
-        "digests": _pairs(_digests(run)),
+        "rounds": grid(titles, rounds, numeric=(*NUMBERS, facts.metric)),
+        "settings": pairs(_settings(run)),
+        "versions": pairs(sorted(facts.versions.items())),
+        "digests": pairs(_digests(run)),
     }
 
 
@@ -179,10 +212,13 @@ def _tiles(run: Run) -> str:
     # In the loopback engine all devices and the aggregator are one process; a virtual device has none.
     memory = "memory of the whole simulation, peak" if facts.engine == "loopback" else "memory on a device, peak"
     tiles = [
-        (score_text(found.federation, facts.metric, facts.unit), f"{facts.metric} of the federation"),
+        (
+            score_text(found.federation, facts.metric, facts.unit),
+            f"{facts.metric} of the {'mean model' if run.gossips else 'federation'}",
+        ),
         (score_text(found.mean, facts.metric, facts.unit), "each device alone, mean"),
-        (size_text(up / max(facts.devices, 1)), "left each device, no raw data"),
-        *([(f"{max(peaks, default=0):.0f} MiB", memory)] if facts.engine != "virtual" else []),
+        *([(size_text(up / max(facts.devices, 1)), "left each device, no raw data")] if facts.engine != "tff" else []),
+        *([(f"{max(peaks, default=0):.0f} MiB", memory)] if facts.engine not in ("virtual", "tff") else []),
         (f"{seconds:.1f} s", state(run)),
     ]
     return "\n".join(f"<li><b>{escape(value)}</b><span>{escape(label)}</span></li>" for value, label in tiles)
@@ -195,6 +231,7 @@ def _settings(run: Run) -> list[tuple[str, str]]:
         ("split", facts.split),
         ("strategy", facts.strategy),
         ("devices", str(facts.devices)),
+        *([("the cloud's own", f"{facts.cloud:,} examples; {facts.refine or 'not used'}")] if facts.cloud else []),
         ("rounds asked for", str(facts.rounds)),
         ("seed", str(facts.seed)),
         ("engine", facts.engine),
@@ -210,20 +247,3 @@ def _digests(run: Run) -> list[tuple[str, str]]:
     last = run.rounds[-1].weights if run.rounds else "—"
     weights = run.outcome.weights if run.outcome is not None else last
     return [("device program, sha256", run.facts.program), ("final weights, sha256", weights)]
-
-
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[str]) -> str:
-    """An HTML table whose first column heads its rows; the columns in `numeric` are set flush right."""
-    kinds = [' class="n"' if title in numeric else "" for title in titles]
-    head = "".join(f'<th scope="col"{kind}>{escape(title)}</th>' for kind, title in zip(kinds, titles, strict=True))
-    body = []
-    for row in rows:
-        first, *rest = (escape(cell) for cell in row)
-        tail = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds[1:], rest, strict=True))
-        body.append(f'<tr><th scope="row"{kinds[0]}>{first}</th>{tail}</tr>')
-    return f"<table><thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(body) + "\n</tbody></table>"
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    rows = "\n".join(f"<div><dt>{escape(key)}</dt><dd>{escape(value)}</dd></div>" for key, value in pairs)
-    return f"<dl>\n{rows}\n</dl>" if rows else "<p>none recorded</p>"

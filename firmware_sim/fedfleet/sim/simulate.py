@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -16,39 +18,51 @@ from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.cloud.strategies import outdated, strategy
 from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
-from fedfleet.sim import report
+from fedfleet.sim import refining, report
 from fedfleet.sim.baselines import Job, alone_and_central
-from fedfleet.sim.datasets import load
+from fedfleet.sim.datasets import Dataset, load
 from fedfleet.sim.fleet import fill
-from fedfleet.sim.learning import ENGINES, learning
-from fedfleet.sim.live import Screen, headline
+from fedfleet.sim.learning import check as engine
+from fedfleet.sim.learning import learning
+from fedfleet.sim.live import Screen, View, headline
 from fedfleet.sim.record import Facts, Outcome, Recorder, read
-from fedfleet.sim.split import histogram, split
+from fedfleet.sim.split import histogram, set_aside, split
 from fedfleet.sim.stage import UNITS, Simulation, Stage
 from fedfleet.sim.virtual.faults import Faults, parse
 from fedfleet.sim.virtual.fleet import AWAKE
 from fedfleet.sim.virtual.pool import poisoned
 from fedfleet.wire.codecs import codec
 from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.examples import Examples
 
+Show = Callable[[Console, str, int, str, str], View]  # as Screen is made
 PROCESSES = 1000  # each device of the engine mqtt is one, and its training child another
 
 
-def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
+class Dealt(NamedTuple):
+    """Who holds what: the data set, each device's examples, and the cloud's own where it has some."""
+
+    dataset: Dataset
+    parts: list[Examples]
+    cloud: Examples | None = None
+
+
+def simulate(wanted: Simulation, out: Path, console: Console, show: Show = Screen, dealt: Dealt | None = None) -> Path:
     """Run `wanted` into a new folder below `out` and return it; Ctrl-C ends all processes and leaves a readable run.
 
-    Raises FedfleetError for what the owner can mend, KeyboardInterrupt when interrupted.
+    `show` makes what shows how it goes; `dealt` is who holds what, where that is not for the split to say. Raises
+    FedfleetError for what the owner can mend, KeyboardInterrupt.
     """
     check(wanted)
-    dataset = load(wanted.data, wanted.seed)
-    parts = split(wanted.split, dataset, wanted.devices, wanted.seed)
+    dataset, parts, cloud = dealt or deal(wanted)
     run = f"{wanted.kind}-{time.strftime('%Y%m%d-%H%M%S')}"
-    recorder = Recorder(_fresh(out / run))
-    dealt = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
-    head = f"{recorder.folder}: {dealt}, {len(dataset.test.x)} held out"
+    recorder = Recorder(fresh(out / run))
+    holding = f"{sum(len(part.x) for part in parts)} examples on {len(parts)} devices ({wanted.split})"
+    own = f", {len(cloud.x)} in the cloud" if cloud else ""
+    head = f"{recorder.folder}: {holding}{own}, {len(dataset.test.x)} held out"
     unit = UNITS.get(wanted.kind, "")
-    with Screen(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
-        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen)
+    with show(console, head, wanted.rounds.total, dataset.metric, unit) as screen:
+        stage = Stage(recorder.folder.name, recorder.folder, dataset, parts, recorder, screen, cloud)
         try:
             _play(wanted, stage)
         finally:
@@ -59,24 +73,34 @@ def simulate(wanted: Simulation, out: Path, console: Console) -> Path:
     return stage.folder
 
 
+def deal(wanted: Simulation) -> Dealt:
+    """Load the data, and deal it as the split says, once the cloud has its share. Raises DataError, SettingsError."""
+    dataset, cloud = set_aside(load(wanted.data, wanted.seed), wanted.cloud_share, wanted.seed)
+    return Dealt(dataset, split(wanted.split, dataset, wanted.devices, wanted.seed), cloud)
+
+
 def check(wanted: Simulation) -> None:
     """Raise SettingsError for what could not be run, before anything is started."""
-    least = strategy(wanted.strategy).least
-    strategy(wanted.strategy).plan(wanted.plan)
+    chosen = strategy(wanted.strategy)
+    chosen.plan(wanted.plan)
     outdated(wanted.strategy, wanted.rounds.staleness)
+    refining.wanted_of(wanted)
     codec(wanted.plan.codec)
     codec(wanted.rounds.downlink or wanted.plan.codec)
-    if wanted.engine not in ENGINES:
-        raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     if parse(wanted.faults) != Faults() and wanted.engine != "virtual":
         raise SettingsError("faults are made by the engine virtual alone: --engine virtual")
+    if wanted.dying and wanted.engine == "virtual":
+        raise SettingsError("devices of the engine virtual die by its faults, such as dropout=0.3")
+    engine(wanted)
     most = AWAKE if wanted.engine == "virtual" else PROCESSES
     if not 1 <= wanted.devices <= most:
         raise SettingsError(f"devices must be 1 to {most} with the engine {wanted.engine}")
     if wanted.rounds.quorum > wanted.devices:
         raise SettingsError(f"a quorum of {wanted.rounds.quorum} cannot be reached by {wanted.devices} devices")
-    if least > wanted.devices:
-        raise SettingsError(f"{wanted.strategy} takes at least {least} devices, not {wanted.devices}: it has to choose")
+    if chosen.least > wanted.devices:
+        raise SettingsError(
+            f"{wanted.strategy} takes at least {chosen.least} devices, not {wanted.devices}: it has to choose"
+        )
 
 
 def _play(wanted: Simulation, stage: Stage) -> None:
@@ -141,7 +165,7 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
         id=stage.run,
         data=wanted.data,
         split=wanted.split,
-        strategy=wanted.strategy,
+        strategy=wanted.rule,
         engine=wanted.engine,
         broker=broker,
         seed=wanted.seed,
@@ -156,12 +180,14 @@ def _facts(wanted: Simulation, stage: Stage, compiled: Compiled, broker: str, ve
         versions=versions | _versions(),
         counts=tuple(tuple(int(n) for n in row) for row in counts),
         labels=labels,
+        refine=wanted.refine,
+        cloud=len(stage.cloud.x) if stage.cloud else 0,
     )
 
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "numpy": np.__version__}
-    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "paho-mqtt"):
+    for name in ("fedfleet", "ai-edge-litert", "tflite-runtime", "tensorflow-federated", "paho-mqtt"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -169,7 +195,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _fresh(folder: Path) -> Path:
+def fresh(folder: Path) -> Path:
     """Return `folder`, or one beside it with a number where that is taken."""
     names = [folder, *(folder.with_name(f"{folder.name}-{number}") for number in range(2, 100))]
     return next((name for name in names if not name.exists()), names[-1])

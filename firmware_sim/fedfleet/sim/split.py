@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -45,6 +46,39 @@ def split(spec: str, dataset: Dataset, devices: int, seed: int) -> list[Examples
     else:
         raise SettingsError(f"split {spec!r} is unknown: write iid, dirichlet:ALPHA or natural")
     return [take(dataset.train, part) for part in parts]
+
+
+def set_aside(dataset: Dataset, share: float, seed: int) -> tuple[Dataset, Examples | None]:
+    """`dataset` without that share of its training examples, and those; None for a share of 0. The same everywhere.
+
+    Each label in proportion; where the data says which device an example came from, whole devices, the last ones.
+    Raises DataError where either part would be empty.
+    """
+    if not share:
+        return dataset, None
+    chosen = _last_groups(dataset.groups, share) if dataset.groups is not None else _sprinkled(dataset, share, seed)
+    if chosen.all() or not chosen.any():
+        raise DataError(f"{dataset.name} has {len(chosen)} examples, and {share:g} of them are none, or all of them")
+    kept = np.flatnonzero(~chosen)
+    groups = None if dataset.groups is None else dataset.groups[kept]
+    rest = replace(dataset, train=take(dataset.train, kept), groups=groups)
+    return rest, take(dataset.train, np.flatnonzero(chosen))
+
+
+def _last_groups(groups: Index, share: float) -> npt.NDArray[np.bool_]:
+    known = np.unique(groups)
+    return np.isin(groups, known[len(known) - math.ceil(round(share * len(known), 6)) :])
+
+
+def _sprinkled(dataset: Dataset, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Of the examples in a seeded order, by labels where there are some, those at which another whole one is due."""
+    order = permutation(len(dataset.train.y), "cloud", seed)
+    if dataset.train.y.ndim == 1:
+        order = order[np.argsort(dataset.train.y[order], kind="stable")]
+    due = np.floor(np.arange(len(order) + 1) * share + 0.5)
+    chosen = np.zeros(len(order), bool)
+    chosen[order[np.diff(due) > 0]] = True
+    return chosen
 
 
 def counts(parts: Sequence[Examples], classes: int) -> Index:

@@ -39,14 +39,14 @@ def compile(  # noqa: A001 - the word of the trade
     chosen = _loss(loss)
     if not 1 <= batch <= MAX_BATCH:
         raise ModelError(f"batch {batch} is out of range; use 1 to {MAX_BATCH}")
-    inside, outside = _shapes(model)
+    inside, outside = shapes(model)
     places = layout(model, local)
     if (refusal := chosen.refusal(outside)) is not None:
         raise ModelError(f"loss {loss} {refusal}")
     _finite(model)
     with rounded(model, frozen):
-        traces = [_forward(model, size, places) for size in (batch, 1)]
-        training = _forward(model, batch, places, dropping=True) if dropouts(model) else traces[0]
+        traces = [forward(model, size, places) for size in (batch, 1)]
+        training = forward(model, batch, places, dropping=True) if dropouts(model) else traces[0]
     extras.refuse(model)
     _affordable(sum(values.nbytes for values in _constants(traces[0]).values()))
     weights = arranged(flatten(model), places)
@@ -84,7 +84,7 @@ def export_infer(model: Any, frozen: str = "float32") -> bytes:
 
 
 def _inference(model: Any) -> bytes:
-    inside, _ = _shapes(model)
+    inside, _ = shapes(model)
     spec = tf.TensorSpec([1, *inside], tf.float32, "x")
     forward = tf.function(lambda x: model(x, training=False)).get_concrete_function(spec)
     # frozen by hand: TensorFlow 2.21's converter leaves the weights out, and the device would read nonsense
@@ -103,8 +103,8 @@ def _loss(name: str) -> Loss:
     return LOSSES[name]
 
 
-def _forward(model: Any, batch: int, places: Sequence[Entry], dropping: bool = False) -> Trace:
-    """The forward pass, its trainable weights numbered as they lie in the flat vector."""
+def forward(model: Any, batch: int, places: Sequence[Entry], dropping: bool = False) -> Trace:
+    """The forward pass of a whole batch, its trainable weights numbered as they lie in the flat vector; ModelError."""
     traced = trace(model, batch, dropping)
     check(traced)
     number = {entry.place: i for i, entry in enumerate(places)}
@@ -128,8 +128,8 @@ def _finite(model: Any) -> None:
             raise ModelError(f"weight {name} holds numbers that are not finite; train it again at a lower rate")
 
 
-def _shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Input and output shape without the batch."""
+def shapes(model: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Input and output shape without the batch; ModelError for a model that is no graph from one to one tensor."""
     if not isinstance(model, tf.keras.Model):
         raise ModelError(f"{type(model).__name__} is not a Keras model; pass a Sequential or functional keras.Model")
     if not getattr(model, "inputs", None):

@@ -1,4 +1,7 @@
-"""The user's model file: `path.py:function` to a Keras model, without touching sys.path or the working directory."""
+"""The user's file: `path.py:function` to a Keras model, or what else it makes.
+
+Neither sys.path nor the working directory is touched.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import importlib.util
 import inspect
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import tensorflow as tf
@@ -18,21 +21,30 @@ from fedfleet.wire.errors import ModelError
 
 def build(where: str) -> Any:
     """The Keras model that `function` of `path.py:function` returns; the function takes no arguments."""
+    model = returned(where, "Keras model")
+    if not isinstance(model, tf.keras.Model):
+        path, _, name = where.rpartition(":")
+        raise ModelError(f"{Path(path)}:{name} returned {type(model).__name__}; return a keras.Model")
+    return model
+
+
+def returned(where: str, what: str, given: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    """What `function` of `path.py:function` returns, called with `given`; `what` it is to be is for people.
+
+    Raises ModelError, also for whatever the user's code raises.
+    """
     path, _, name = where.rpartition(":")
     if not path or not name.isidentifier():
-        raise ModelError(f"{where!r} does not name a model; write it as my_model.py:build")
+        raise ModelError(f"{where!r} does not name a {what}; write it as my_model.py:build")
     file = Path(path)
     if not file.is_file():
-        raise ModelError(f"{file}: no such file; give the path of the Python file that builds the model")
+        raise ModelError(f"{file}: no such file; give the path of the Python file that builds the {what}")
     function = getattr(_module(file), name, None)
     if not callable(function):
-        raise ModelError(f"{file}: has no function {name!r}; define def {name}() that returns a Keras model")
-    if wanted := _arguments(function):
+        raise ModelError(f"{file}: has no function {name!r}; define def {name}() that returns a {what}")
+    if wanted := [argument for argument in _arguments(function) if argument not in given]:
         raise ModelError(f"{file}: {name} wants {', '.join(wanted)}; define def {name}() that takes nothing")
-    model = _run(file, function)
-    if not isinstance(model, tf.keras.Model):
-        raise ModelError(f"{file}:{name} returned {type(model).__name__}; return a keras.Model")
-    return model
+    return _run(file, lambda: function(**given))
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from fedfleet.cloud.algorithms.algorithm import Algorithm, as_given
 from fedfleet.cloud.algorithms.fednova import FEDNOVA
 from fedfleet.cloud.algorithms.qfedavg import QFEDAVG
 from fedfleet.cloud.algorithms.scaffold import SCAFFOLD
 from fedfleet.cloud.servers import adagrad, adam, momentum, sgd, yogi
+from fedfleet.cloud.tff.stepping import stepping
 from fedfleet.wire.messages import Plan
 
 __all__ = ["ALGORITHMS", "Algorithm"]
@@ -29,4 +31,10 @@ ALGORITHMS = {
     "scaffold": SCAFFOLD,
     "fednova": FEDNOVA,
     "qfedavg": QFEDAVG,
+    "tff.sgdm": Algorithm(as_given, partial(stepping, "tff.sgdm"), 1.0),
+    "tff.adagrad": Algorithm(as_given, partial(stepping, "tff.adagrad"), 0.03),
+    "tff.adam": Algorithm(as_given, partial(stepping, "tff.adam"), 0.03),
+    "tff.adamw": Algorithm(as_given, partial(stepping, "tff.adamw"), 0.03),
+    "tff.rmsprop": Algorithm(as_given, partial(stepping, "tff.rmsprop"), 0.03),
+    "tff.yogi": Algorithm(as_given, partial(stepping, "tff.yogi"), 0.03),
 }

@@ -1,7 +1,8 @@
 """How updates are combined, where it is not by their mean: rules that hold against devices that err or lie.
 
 Each is written as its form says, as in `median`, `trimmed:0.1` or `multikrum:2,5`, and is a file and a line in `RULES`.
-None but `clip` and `filter`, which are means, looks at the number of examples: that is only what a device claims.
+None but `clip` and `filter`, which are means, looks at the number of examples: that is only what a device claims. What
+`tff` does with it is up to the factory.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from pathlib import Path
 
 from fedfleet.cloud.rules.coordinates import median, trimmed
 from fedfleet.cloud.rules.geometric import geomedian
 from fedfleet.cloud.rules.krum import bulyan, krum, multikrum
 from fedfleet.cloud.rules.norms import clip, filtered
 from fedfleet.cloud.rules.rule import Rule
+from fedfleet.cloud.rules.tff import tff
 from fedfleet.cloud.sums import Mean
 from fedfleet.wire.errors import SettingsError
 
@@ -29,6 +32,7 @@ RULES: dict[str, tuple[str, Callable[..., Rule]]] = {
     "geomedian": ("geomedian", geomedian),
     "clip": ("clip:NORM", clip),
     "filter": ("filter:NORM", filtered),
+    "tff": ("tff:FACTORY", tff),
 }
 
 COUNT = (re.compile(r"[1-9][0-9]{0,3}"), int, "from 1 to 9999")
@@ -45,10 +49,15 @@ def mean() -> Rule:
     return Rule(Mean.empty)
 
 
-def rule(text: str) -> Rule:
-    """Return the rule that `text` names, with its numbers; raises SettingsError that says how to write it."""
+def rule(text: str, base: Path = Path()) -> Rule:
+    """Return the rule that `text` names, with its numbers; raises SettingsError that says how to write it.
+
+    A file of the user's in it is relative to `base`.
+    """
     name, _, given = text.partition(":")
     form, make = RULES[name]
+    if make is tff:
+        return tff(text, base)
     kinds = form.partition(":")[2].split(",") if ":" in form else []
     values = given.split(",") if text != name else []
     if len(values) != len(kinds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedfleet.cloud.rules.norms import length
+from fedfleet.cloud.rules.ops import Array, Ops
 from fedfleet.cloud.rules.rows import Matrix, Rows, gathered
 from fedfleet.cloud.rules.rule import Rule
 
@@ -20,9 +21,9 @@ def geomedian() -> Rule:
     """
 
     def combine(rows: Rows) -> Matrix:
-        point = np.zeros(rows.parameters)
+        point, squares = np.zeros(rows.parameters), _added(list(rows.each(_squares)))
         for _ in range(PASSES):
-            before, point = point, _pass(rows, point)
+            before, (point, squares) = point, _pass(rows, 1 / np.maximum(SMOOTHING, np.sqrt(squares)))
             if length(point - before) <= STILL * length(point):
                 break
         return point
@@ -30,10 +31,26 @@ def geomedian() -> Rule:
     return gathered(combine)
 
 
-def _pass(rows: Rows, point: Matrix) -> Matrix:
-    total, weight = np.zeros(rows.parameters), 0.0
-    for row in rows.rows():
-        share = 1 / max(SMOOTHING, length(row - point))
-        total += share * row
-        weight += share
-    return total / weight
+def _pass(rows: Rows, shares: Matrix) -> tuple[Matrix, Matrix]:
+    """Return the next point, and the squares of its distances to the rows, all in one reading of them."""
+    points, squares = zip(*rows.each(_moved, shares, np.float64(sum(shares.tolist()))))
+    return np.concatenate(points), _added(squares)
+
+
+def _added(parts: list[Matrix] | tuple[Matrix, ...]) -> Matrix:
+    """The sum of what the blocks have, one after the other."""
+    total = np.zeros_like(parts[0])
+    for part in parts:
+        total += part
+    return total
+
+
+def _squares(ops: Ops, block: Array) -> Array:
+    wide = ops.wide(block)
+    return ops.total(wide * wide, 1)
+
+
+def _moved(ops: Ops, block: Array, shares: Array, weight: Array) -> tuple[Array, Array]:
+    point = ops.total(ops.wide(block) * shares[:, None], 0) / weight
+    away = ops.wide(block) - point
+    return point, ops.total(away * away, 1)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedfleet.cloud.rules.coordinates import by_weight
+from fedfleet.cloud.rules.coordinates import by_weight, mean, middle
+from fedfleet.cloud.rules.ops import Array, Ops
 from fedfleet.cloud.rules.rows import Matrix, Rows, gathered
 from fedfleet.cloud.rules.rule import Rule
 
@@ -23,7 +24,7 @@ def multikrum(bad: int, kept: int) -> Rule:
 
     def combine(rows: Rows) -> Matrix:
         best = np.sort(np.argsort(scores(distances(rows), bad), kind="stable")[:kept])
-        return by_weight(lambda block: np.asarray(block[best].mean(axis=0)))(rows)
+        return by_weight(rows, _mean_of, best, np.float64(kept))
 
     return gathered(combine, max(2 * bad + 3, bad + kept))
 
@@ -36,19 +37,18 @@ def bulyan(bad: int) -> Rule:
 
     def combine(rows: Rows) -> Matrix:
         chosen = _chosen(distances(rows), bad)
-        return by_weight(lambda block: _middle(block[chosen], len(chosen) - 2 * bad))(rows)
+        near = len(chosen) - 2 * bad
+        return by_weight(rows, _nearest, chosen, np.float64(near), near=near)
 
     return gathered(combine, 4 * bad + 3)
 
 
 def distances(rows: Rows) -> Matrix:
     """Return the squared distances between all updates, float64[n, n]."""
-    count = len(rows)
-    found = np.zeros((count, count))
-    for block in rows.blocks():
-        for i in range(count - 1):
-            found[i, i + 1 :] += np.square(block[i + 1 :] - block[i]).sum(axis=1)
-    return found + found.T
+    found = np.zeros((len(rows), len(rows)))
+    for part in rows.each(_apart):
+        found += part
+    return found
 
 
 def scores(squares: Matrix, bad: int) -> Matrix:
@@ -65,8 +65,16 @@ def _chosen(squares: Matrix, bad: int) -> NDArray[np.intp]:
     return np.setdiff1d(np.arange(len(squares)), left)
 
 
-def _middle(block: Matrix, count: int) -> Matrix:
-    """Return the mean of the `count` values of each column that are nearest to its median."""
-    values = np.sort(block, axis=0)
-    near = np.argsort(np.abs(values - np.median(values, axis=0)), axis=0, kind="stable")[:count]
-    return np.asarray(np.take_along_axis(values, near, axis=0).mean(axis=0))
+def _apart(ops: Ops, block: Array) -> Array:
+    return ops.apart(block)
+
+
+def _mean_of(ops: Ops, block: Array, chosen: Array, count: Array) -> Array:
+    return mean(ops, ops.rows(block, chosen), count)
+
+
+def _nearest(ops: Ops, block: Array, chosen: Array, count: Array, near: int) -> Array:
+    """Return the mean of the `near` values of each column, of those chosen, that are nearest to their median."""
+    values = ops.sort(ops.rows(block, chosen))
+    order = ops.order(abs(ops.wide(values) - middle(ops, values)))
+    return mean(ops, ops.along(values, order[:near]), count)

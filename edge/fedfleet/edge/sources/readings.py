@@ -21,7 +21,8 @@ from fedfleet.edge.data import Store
 from fedfleet.edge.sources.settings import Readings
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.errors import DataError
-from fedfleet.wire.examples import FLOAT32_MAX, INT32_MAX, Examples
+from fedfleet.wire.examples import INT32_MAX, Examples
+from fedfleet.wire.tables import FLOAT32_MAX
 
 log = logging.getLogger("fedfleet.collect")
 MAX_PAYLOAD = 64 * 1024

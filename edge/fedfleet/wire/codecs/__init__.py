@@ -86,9 +86,15 @@ def grow(name: str, data: bytes, parameters: int) -> Weights:
         raise FrameError(f"update has {len(data)} bytes, but {parameters} parameters take {span(fits)}")
     whole = deflate.unpack(data, chosen.coding.size(parameters)) if chosen.packed else data
     delta = chosen.coding.grow(whole, parameters)
-    if not np.isfinite(delta).all():
+    if not _finite(delta):
         raise FrameError("update has NaN or infinity in it; training diverged: lower the learning rate")
     return delta
+
+
+def _finite(values: Weights) -> bool:
+    """Whether there is neither NaN nor infinity: nor is there in the quick sum of squares, unless values are huge."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(np.dot(values, values)) or np.isfinite(values).all())
 
 
 def span(fits: range) -> str:

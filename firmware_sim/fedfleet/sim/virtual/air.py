@@ -100,7 +100,7 @@ class Air:
     def _listening(self, topic: str) -> list[AirBus]:
         found = list(self._exact.get(topic, ()))
         for pattern, buses in self._wide.items():
-            if matches(pattern, topic):
+            if topic.endswith(pattern.rpartition("+")[2]) and matches(pattern, topic):  # most are told apart by the end
                 found += buses
         return found
 

@@ -1,0 +1,1 @@
+"""The same task and data, trained in every way there is, and what each of them cost."""

@@ -1,0 +1,1 @@
+"""Learning without a server: devices average with their neighbours (Lian et al. 2017)."""
