@@ -12,6 +12,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 UV := .venv-lock/bin/uv
 LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-annotate \
 	--no-header --python-version 3.11
+ROOMS := $(CURDIR)/edge:$(CURDIR)/cloud:$(CURDIR)/models:$(CURDIR)/firmware_sim
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py tests/sim/test_tff.py tests/sim/test_tff_parity.py
 
 .PHONY: help demo sim-tff test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
@@ -38,10 +39,10 @@ test-tff: ## The tests of models, cloud and wire with Python 3.11, TF 2.14, Kera
 
 .PHONY: run-tff
 run-tff: $(TFF)/dev.stamp
-	$(TFF)/bin/python -m pytest -p no:cacheprovider $(TFF_TESTS) $(ARGS)
+	PYTHONPATH=$(ROOMS) $(TFF)/bin/python -m pytest -p no:cacheprovider $(TFF_TESTS) $(ARGS)
 
 sim-tff: $(TFF)/dev.stamp ## The demo's fleet simulated by TensorFlow Federated (Python 3.11, x86-64)
-	@PYTHONPATH=edge:cloud:models:firmware_sim $(TFF)/bin/python -m fedfleet.cli.main simulate --engine tff $(ARGS)
+	@PYTHONPATH=$(ROOMS) $(TFF)/bin/python -m fedfleet.cli.main simulate --engine tff $(ARGS)
 
 test-arm: $(VENV)/sim.stamp ## The same programs emulated on aarch64 and armv7l: losses side by side (needs QEMU, no root)
 	@PYTHONPATH=tests $(BIN)/python -m arm.same_on_boards
