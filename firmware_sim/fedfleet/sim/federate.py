@@ -25,6 +25,9 @@ from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.topics import Topics
 
+Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
+"""Takes the program, what scores weights, and a list that gains one entry a round; returns the weights."""
+
 
 @contextmanager
 def told(stage: Stage, records: list[RoundRecord]) -> Iterator[Callable[[RoundRecord], None]]:

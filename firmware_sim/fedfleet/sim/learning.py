@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
 from fedfleet.cloud.combine import combined
-from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.cloud.strategies import strategy
-from fedfleet.models.compiled import Compiled
 from fedfleet.models.quiet import quiet
 from fedfleet.sim import engines, refining
-from fedfleet.sim.federate import federate
+from fedfleet.sim.federate import Learn, federate
 from fedfleet.sim.fleet import device_id
 from fedfleet.sim.gossip import engine as gossip
 from fedfleet.sim.record import GOSSIP
 from fedfleet.sim.stage import Simulation, Stage
 from fedfleet.sim.tff import engine as tff
-from fedfleet.wire.codecs import Weights
 from fedfleet.wire.errors import SettingsError
 
 ENGINES = (*engines.ENGINES, GOSSIP, tff.ENGINE)
-Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
 
 
 def check(wanted: Simulation) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from fedfleet.cloud.federation import Evaluate, RoundRecord
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.brokers import running
-from fedfleet.sim.federate import told
+from fedfleet.sim.federate import Learn, told
 from fedfleet.sim.fleet import LOG, Processes, device_id
 from fedfleet.sim.gossip.device import LAUNCH
 from fedfleet.sim.gossip.graph import graph, row
@@ -35,7 +35,6 @@ from fedfleet.wire.settings import Broker
 from fedfleet.wire.topics import Topics
 
 TICK = 0.02
-Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
 
 
 def check(wanted: Simulation) -> None:

@@ -17,7 +17,7 @@ from fedfleet.cloud.strategies import parts, strategy
 from fedfleet.cloud.tff.child import Child
 from fedfleet.cloud.tff.installed import needed
 from fedfleet.models.compiled import Compiled
-from fedfleet.sim.federate import told
+from fedfleet.sim.federate import Learn, told
 from fedfleet.sim.fleet import device_id
 from fedfleet.sim.stage import Simulation, Stage
 from fedfleet.wire.codecs import Weights
@@ -31,7 +31,6 @@ NAME = "no broker: TensorFlow Federated"
 PATIENCE = 3600.0  # seconds that a round may take
 KNOWN = ("fedavg", "fedavgm", "fedprox", "fedadam", "fedyogi", "fedadagrad")
 PLAN = ("nesterov", "second_moment", "weight_decay", "clip_norm", "time_budget", "holdout")
-Learn = Callable[[Compiled, Evaluate, list[RoundRecord]], Weights]
 
 
 def check(wanted: Simulation) -> None:
