@@ -10,6 +10,7 @@ import typer
 from fedfleet.cli import (
     aggregate,
     backup,
+    broker,
     bundle,
     compare,
     compile,  # noqa: A004 - the verb's name
@@ -39,6 +40,7 @@ app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
 app.add_typer(enrol.app, name="enrol")
+app.add_typer(broker.app, name="broker")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 app.command("bundle", epilog=bundle.EXAMPLES)(bundle.bundle)
