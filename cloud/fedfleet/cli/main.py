@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fedfleet.cli import aggregate, backup, compare, compile, fleet, model, simulate, train  # noqa: A004 - the verb's name
+from fedfleet.cli import aggregate, backup, compare, compile, flash, fleet, model, simulate, train  # noqa: A004 - the verb's name
 from fedfleet.wire.errors import FedfleetError
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("compile", epilog=compile.EXAMPLES)(compile.compile_model)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
