@@ -30,8 +30,7 @@ def test_bookworm_gets_a_script_and_a_hook_on_the_single_line(here: Path, images
     assert (
         cards.read(here / "card.img", "cmdline.txt").decode() == cards.CMDLINES["bookworm"].rstrip("\n") + HOOK + "\n"
     )
-    assert b"set_hostname pump-1
-" in cards.read(here / "card.img", "firstrun.sh")
+    assert b"set_hostname pump-1\n" in cards.read(here / "card.img", "firstrun.sh")
     assert not {"user-data", "meta-data", "network-config"} & cards.names(here / "card.img")
     assert "Raspberry Pi OS Bookworm, 64 bit, Python 3.11" in shown
     facts = json.loads((here / "facts.json").read_text())
