@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from fedfleet.wire.errors import SettingsError
 
 if TYPE_CHECKING:
     from fedfleet.cloud.flash.content import Wanted
+    from fedfleet.cloud.flash.disks import Disk
     from fedfleet.cloud.flash.flash import Report
     from fedfleet.cloud.flash.image import Progress as Tick
 
@@ -30,6 +32,8 @@ EXAMPLES = """
 [bold]examples[/bold]
 
 fedfleet flash --image raspios.img.xz --out pump-1.img --bundle bundle --settings pump-1.toml --claim pump-1.pem
+
+sudo fedfleet flash --image raspios.img.xz --write /dev/sdX --bundle bundle --settings pump-1.toml --claim pump-1.pem
 
 fedfleet flash --boot /media/me/bootfs --bundle bundle --settings pump-1.toml --claim pump-1.pem --hostname pump-1
 
@@ -47,6 +51,8 @@ Bundle = Annotated[Path, typer.Option(help="What `fedfleet bundle` made for this
 Settings = Annotated[Path, typer.Option(help="The device's agent.toml.")]
 Image = Annotated[Path | None, typer.Option(help="Raspberry Pi OS, .img or .img.xz; stays as it is.")]
 Out = Annotated[Path | None, typer.Option(help="The image to make from --image.")]
+Write = Annotated[Path | None, typer.Option(metavar="DEVICE", help="The card to write --image to, such as /dev/sdX.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a card is written.")]
 Boot = Annotated[
     Path | None, typer.Option(help="Instead: a card's boot partition, as the folder where it is mounted or a device.")
 ]
@@ -69,6 +75,8 @@ def flash(
     settings: Settings,
     image: Image = None,
     out: Out = None,
+    write: Write = None,
+    yes: Yes = False,
     boot: Boot = None,
     claim: Claim = None,
     wifi: Wifi = "",
@@ -83,14 +91,13 @@ def flash(
     json_file: JsonFile = None,
 ) -> None:
     """Write the agent and its settings onto Raspberry Pi OS, in the form that its release reads. No root, no mount."""
-    if (image is None) == (boot is None) or (image is None) != (out is None):
-        raise SettingsError("say what to make: --image FILE --out FILE, or --boot FOLDER|DEVICE")
-    announce(f"fedfleet flash: {settings} onto {boot or image}")
+    if (image is None) == (boot is None) or (image is None) != (out is None and write is None):
+        raise SettingsError("say what to make: --image FILE with --out FILE or --write DEVICE, or --boot FOLDER|DEVICE")
+    announce(f"fedfleet flash: {settings} onto {boot or write or out}")
     with needs("cloud"):
-        from fedfleet.cloud.flash import agentfile, owner
+        from fedfleet.cloud.flash import agentfile, disks, owner
         from fedfleet.cloud.flash import bundle as bundles
         from fedfleet.cloud.flash import claim as claims
-        from fedfleet.cloud.flash import flash as ways
         from fedfleet.cloud.flash.content import Wanted
 
     found = bundles.load(bundle)
@@ -108,15 +115,37 @@ def flash(
         wifi_password=owner.secret("--wifi-password-env", wifi_password_env),
     )
     wanted = Wanted(found, agent, wishes, claims.load(claim) if claim else None)
-    with interruptible(), _progress() as tick:
-        if image is not None and out is not None:
-            report = ways.onto_image(image, out, wanted, tick)
-        elif boot is not None:
-            report = ways.onto_boot(boot, wanted)
+    with interruptible():
+        report = _made(image, out, disks.look(write) if write else None, boot, wanted, yes)
     facts = _facts(report, wanted)
     Console().print(_table(facts))
     if json_file is not None:
         files.write(json_file, json.dumps(facts, indent=1).encode())
+
+
+def _made(
+    image: Path | None, out: Path | None, disk: Disk | None, boot: Path | None, wanted: Wanted, yes: bool
+) -> Report:
+    """Make the card in the way that is asked for."""
+    from fedfleet.cloud.flash import flash as ways
+
+    if disk is not None:
+        _confirm(disk.title, yes)
+    with _progress() as tick:
+        if image is not None and disk is not None:
+            return ways.onto_card(image, disk, out, wanted, tick)
+        if image is not None and out is not None:
+            return ways.onto_image(image, out, wanted, tick)
+        assert boot is not None
+        return ways.onto_boot(boot, wanted)
+
+
+def _confirm(disk: str, yes: bool) -> None:
+    """Ask, unless `yes`; raises SettingsError where nobody can be asked, or says no."""
+    if not yes and not sys.stdin.isatty():
+        raise SettingsError(f"{disk}: all that is on it would be lost; say --yes if that is right")
+    if not yes and not typer.confirm(f"{disk}: all that is on it will be lost. Write it?"):
+        raise SettingsError("nothing was written; name another card")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfleet.cloud.flash import image
+from fedfleet.cloud.flash import disks, image, writing
 from fedfleet.cloud.flash.apply import Outcome, apply
 from fedfleet.cloud.flash.boot import Boot, Fat, Folder
 from fedfleet.cloud.flash.content import Wanted, compose
+from fedfleet.cloud.flash.disks import Disk
 from fedfleet.cloud.flash.image import Progress
 from fedfleet.cloud.flash.partitions import layout
 from fedfleet.cloud.flash.system import System, inspect
+from fedfleet.cloud.flash.target import Device
 from fedfleet.wire.errors import SettingsError
 
 
@@ -39,6 +42,25 @@ def onto_image(source: Path, out: Path, wanted: Wanted, progress: Progress) -> R
     with image.copied(source, out, progress) as copy:
         found = customise(copy, wanted, str(source))
         return Report(str(out), found.system, found.outcome, image.keep(copy, out))
+
+
+def onto_card(source: Path, disk: Disk, out: Path | None, wanted: Wanted, progress: Progress) -> Report:
+    """Write the image with all that is wanted on it to a disk, and read it back; keep it as `out` where that is named.
+
+    Nothing is written to the disk before the image is whole, fits it, and fits the bundle.
+    """
+    with image.copied(source, out or source.with_name(f"{source.name}.card"), progress) as copy:
+        found = customise(copy, wanted, str(source))
+        disks.require_room(disk, copy.stat().st_size)
+        target = Device(disk.path)
+        try:
+            with copy.open("rb") as file:
+                fresh = writing.write(file, target, str(disk.path), progress)
+        finally:
+            target.close()
+        if out is not None:
+            image.keep(copy, out)
+        return Report(disk.title, found.system, found.outcome, fresh)
 
 
 def onto_boot(place: Path, wanted: Wanted) -> Report:
@@ -79,9 +101,10 @@ def _opened(place: Path, flags: int) -> Iterator[int]:
         exclusive = os.O_EXCL if flags != os.O_RDONLY and stat.S_ISBLK(place.stat().st_mode) else 0
         file = os.open(place, flags | exclusive | os.O_CLOEXEC)
     except OSError as error:
-        raise SettingsError(
-            f"{place}: cannot be opened: {error.strerror}; check the path, and who may use it"
-        ) from None
+        remedy = (
+            "unmount it, or name the folder" if error.errno == errno.EBUSY else "check the path, and who may use it"
+        )
+        raise SettingsError(f"{place}: cannot be opened: {error.strerror}; {remedy}") from None
     try:
         yield file
     finally:
