@@ -15,6 +15,7 @@ from fedfleet.cli import (
     compare,
     compile,  # noqa: A004 - the verb's name
     enrol,
+    flash,
     fleet,
     model,
     pki,
@@ -36,6 +37,7 @@ app.command("compile", epilog=compile.EXAMPLES)(compile.compile_model)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
