@@ -149,3 +149,43 @@ def test_a_revoked_device_is_told_so_by_the_broker(fleet: World, tmp_path: Path)
 
     assert until(lambda: "it says that our certificate was revoked" in refusal())
     assert connects(fleet.link("cloud"), "pumps-cloud")
+
+
+def enrols(fleet: World, folder: Path, name: str) -> Board:
+    """Let a board go through what it does at its start, with a desk."""
+    board = Board(settings(folder, fleet, name))
+    with desk(fleet) as at:
+        assert until(lambda: (at.step(0.05), board.outcome)[1] == [True], 60)
+    board.end()
+    return board
+
+
+def test_a_new_claim_enrols_a_device_anew_once_it_was_revoked(
+    fleet: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spare = claim(fleet.pki, tmp_path / "spare.pem")  # made before: it lay in a drawer
+    (tmp_path / "board").mkdir()
+    claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    first = enrols(fleet, tmp_path / "board", "pump-5").identity.read_bytes()
+    placed = spare.rename(tmp_path / "board" / "claim.pem")
+    assert enrols(fleet, tmp_path / "board", "pump-5").identity.read_bytes() == first
+    assert "goes on with the certificate that it has" in caplog.text
+    assert placed.exists()
+    revocation.revoke(fleet.pki, "pump-5", time.time())
+    board = enrols(fleet, tmp_path / "board", "pump-5")
+    assert board.identity.read_bytes() != first
+    assert not placed.exists()
+    assert [path.name for path in board.identity.parent.iterdir()] == ["identity.pem"]
+    fleet.broker.send_signal(signal.SIGHUP)
+    assert connects(board.settings.broker, "pump-5")
+
+
+def test_the_claim_that_has_served_is_scrubbed_when_it_is_put_there_again(fleet: World, tmp_path: Path) -> None:
+    (tmp_path / "board").mkdir()
+    path = claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    kept = path.read_bytes()
+    first = enrols(fleet, tmp_path / "board", "pump-6").identity.read_bytes()
+    path.write_bytes(kept)
+    assert enrolled(load_agent(tmp_path / "board" / "agent.toml")[0], lambda: pytest.fail("it asked"))
+    assert not path.exists()
+    assert (tmp_path / "board" / "state" / "identity.pem").read_bytes() == first

@@ -44,6 +44,8 @@ class Asking:
     ) -> None:
         """`clock` returns monotonic seconds; the certificate must come from the authority in the file `ca`."""
         self.answers = topics.answer(by)
+        self.said = ""  # the last outcome that was no certificate
+        self._by = by
         self._identity = identity
         self._topic = topics.request(by)
         self._group = group
@@ -51,7 +53,6 @@ class Asking:
         self._clock = clock
         self._backoff = Backoff(jitter)
         self._next = 0.0
-        self._said = ""
 
     def step(self, bus: Bus, answers: list[bytes]) -> bool:
         """Take `answers`, and ask when it is time; returns whether the certificate is there."""
@@ -59,8 +60,8 @@ class Asking:
             if any(map(self._taken, answers)):
                 return True
             if self._clock() >= self._next:
-                self._next = self._clock() + SHORTEST + self._backoff.pause(0, refused=self._said == "refused")
-                asked = Enrol(self._identity.device, self._group, self._identity.request())
+                self._next = self._clock() + SHORTEST + self._backoff.pause(0, refused=self.said == "refused")
+                asked = Enrol(self._identity.device, self._group, self._identity.request(self._by))
                 bus.publish(self._topic, pack_enrol(asked))
         except StoreError as error:  # a disk that refuses is asked again, like the desk
             log.error("%s", error)
@@ -70,14 +71,14 @@ class Asking:
         try:
             answer = open_enrolled(payload)
             if answer.outcome == "issued":
-                self._identity.take(answer.chain, self._ca)
+                self._identity.take(answer.chain, self._ca, self._by)
                 log.info("device %s has a certificate", self._identity.device)
                 return True
         except FrameError as error:
             log.warning("dropped an answer of the enrolment desk: %s", error)
             return False
         log.warning("the enrolment desk says %s: %s", answer.outcome, answer.reason)
-        self._said = answer.outcome
+        self.said = answer.outcome
         return False
 
 
@@ -102,15 +103,15 @@ def identity(settings: AgentSettings) -> Identity:
 
 
 def enrolled(settings: AgentSettings, stopped: Callable[[], bool]) -> bool:
-    """Have a certificate: ask for it by a claim where there is none, until it is there or `stopped()`.
+    """Have a certificate: ask for it by a claim where there is none, or the claim is a new one; then scrub the claim.
 
-    Then scrub the claim. Returns whether all is well to connect; it is where no claim is set. Raises SettingsError
-    where there is neither a certificate nor a claim.
+    A device that has a certificate keeps it where a new claim is refused. Returns whether all is well to connect: not
+    when it was `stopped()`. Raises SettingsError where there is neither a certificate nor a claim.
     """
     if not settings.enrol.claim:
         return True
     found, claim = identity(settings), Path(settings.enrol.claim)
-    if not found.path.is_file() and not _asked(settings, found, claim, stopped):
+    if (not found.path.is_file() or _new(found, claim)) and not _asked(settings, found, claim, stopped):
         return False
     _tidy(found, claim)
     return True
@@ -120,6 +121,14 @@ def reached_by(broker: Broker, claim: Path) -> Broker:
     """Return how to reach `broker` with a claim, which brings the authority where the owner has named no other."""
     named = broker.ca != broker.certificate and Path(broker.ca).is_file()
     return replace(broker, ca=broker.ca if named else str(claim), certificate=str(claim), key=str(claim))
+
+
+def _new(found: Identity, claim: Path) -> bool:
+    """Whether there is a claim other than the one by which the device was enrolled."""
+    try:
+        return claim.is_file() and Claim(claim).name != found.claim()
+    except SettingsError:
+        return False  # half scrubbed
 
 
 def _asked(settings: AgentSettings, wanted: Identity, claim: Path, stopped: Callable[[], bool]) -> bool:
@@ -134,6 +143,9 @@ def _asked(settings: AgentSettings, wanted: Identity, claim: Path, stopped: Call
             arrived = bus.deliveries(POLL)
             if bus.connections and asking.step(bus, [payload for _, payload in arrived]):
                 return True
+            if asking.said == "refused" and wanted.path.is_file():
+                log.warning("device %s goes on with the certificate that it has", settings.device)
+                return True
     finally:
         bus.close()
     return False
@@ -143,7 +155,7 @@ def _tidy(found: Identity, claim: Path) -> None:
     """Scrub what has served. A claim that cannot be scrubbed, on a disk that is read-only, serves no other key."""
     try:
         found.settle()
-        if claim.is_file():
+        if claim.is_file() and not _new(found, claim):
             files.scrub(claim)
             log.info("the claim %s has served, and was scrubbed", claim)
     except StoreError as error:
