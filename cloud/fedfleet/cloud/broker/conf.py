@@ -57,19 +57,21 @@ queue_qos0_messages false
 persistent_client_expiration 1d
 # that a device is lost is known within 15 minutes, whatever it asked for
 max_keepalive 600
+# small answers go at once, not 40 ms later together with the next
+set_tcp_nodelay true
 # the log has times that people can read
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 """
 
 DURABLE = """\
-# what is retained outlives the broker
+# what is retained outlives the broker: a model of 25 MB need not be sent again after each restart
 persistence true
 # in a folder of its own, all that it writes
 persistence_location {at}/data/
-# written when something has changed, so that a broker that is killed has it, too
+# written when so much has changed, and at the end; not by the clock, where a broker at rest would write for ever
 autosave_on_changes true
-# after so many changes; by default it is written every 30 minutes
-autosave_interval 1
+# 1 would write all that is retained anew at each message; what a broker that is killed forgets, the fleet says again
+autosave_interval 1000
 # whom a revocation tells to read access list and revoked certificates anew
 pid_file {at}/data/mosquitto.pid
 """
