@@ -10,6 +10,7 @@ import os
 import socket
 import ssl
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -117,19 +118,21 @@ class Raw:
             return False
         return True
 
-    def fall(self, kind: int = 0x10, rest: bytes = b"") -> None:
-        """Break the rules, by a second greeting, and return when the broker has hung up; its last will is then said."""
-        try:
-            self.send(kind, rest or self._greeting("x", True, None, ""))
-            while self._packet():
+    def fall(self) -> None:
+        """End the link without a word, and return when the broker has noticed; its last will is then said."""
+        with suppress(OSError):
+            self.link.shutdown(socket.SHUT_WR)
+            while self.link.recv(65536):  # until the broker ends its side, in the same breath
                 pass
-        except OSError:
-            pass
         self.link.close()
 
     def leave(self) -> None:
-        """Say goodbye, and return when the broker has hung up."""
-        self.fall(0xE0, b"\x00" if self.way.level == 5 else b"")
+        """Say goodbye, and return when the broker has hung up; there is no last will then."""
+        with suppress(OSError):
+            self.send(0xE0, b"")
+            while self._packet():
+                pass
+        self.link.close()
 
     def send(self, kind: int, rest: bytes) -> None:
         """Send one packet; `kind` is its first byte."""

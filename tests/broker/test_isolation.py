@@ -6,6 +6,7 @@ Each row says who may, so each attempt that must fail has one beside it, by the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext, suppress
 from itertools import count, product
 
 import pytest
@@ -31,7 +32,7 @@ def cases(*columns: Iterable[object]) -> list[object]:
     ]
 
 
-CASES = cases(RIGHTS, ALL)
+RETAINED = cases([right for right in RIGHTS if not right.topic.startswith("$")], ALL)
 # mosquitto 2.0 looks after its WebSockets ten times a second only: the rows that matter most, and a thief
 EACH = [*cases(("5", "3.1.1"), RIGHTS, ALL), *cases(("5 in a WebSocket",), RIGHTS[:12], ("pump-1", "pump-2"))]
 GOSSIP_CASES = cases(GOSSIP, ALL)
@@ -74,7 +75,7 @@ def test_only_writers_are_heard(yard: Yard, witness: Raw, enter: Enter, way: str
     assert writer.alive  # so it was the access list, and no lost link
 
 
-@pytest.mark.parametrize(("right", "who"), CASES)
+@pytest.mark.parametrize(("right", "who"), RETAINED)
 def test_only_writers_change_what_is_retained(yard: Yard, enter: Enter, tidy: None, right: Right, who: str) -> None:
     first, second = new(), new()
     witness = yard.connect("witness")
@@ -117,7 +118,10 @@ def test_only_readers_hear(
 @pytest.mark.parametrize(("way", "right", "who"), EACH)
 def test_only_writers_have_last_wills(yard: Yard, witness: Raw, tidy: None, way: str, right: Right, who: str) -> None:
     will = Will(right.topic, new(), retain=True)
-    yard.connect(who, way, will=will).fall()
+    with (
+        nullcontext() if who in right.writers else suppress(OSError)
+    ):  # 2.1 lets nobody in who wills what is $CONTROL's
+        yard.connect(who, way, will=will).fall()
     heard = witness.heard()
     witness.leave()
     assert heard == ([(right.topic, will.payload)] if who in right.writers else [])
