@@ -46,6 +46,8 @@ def config(
         written = folder.write(pki, into, layout, gossip=gossip)
     for path in written:
         print(f"wrote {path}")
+    if websockets and wanted == "2.0":
+        print("beware: by its WebSocket mosquitto 2.0 lets revoked certificates in; only the access list stops them")
     print(
         f"for mosquitto {wanted}; try it: fedfleet broker check {into}; run it: mosquitto -c {layout.at}/mosquitto.conf"
     )

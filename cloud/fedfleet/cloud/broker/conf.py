@@ -10,10 +10,16 @@ PACKET = 300_000
 
 def conf(layout: Layout) -> str:
     """Return the text of mosquitto.conf for a broker whose files lie in `layout.at`."""
-    listeners = [LISTENER.format(who="the fleet", port=layout.port, protocol="", at=layout.at)]
+    revoked = REVOKED.format(at=layout.at)
+    listeners = [LISTENER.format(who="the fleet", port=layout.port, protocol="", revoked=revoked, at=layout.at)]
     if layout.websockets:
-        who = "those whom a firewall lets pass by WebSocket only"
-        listeners.append(LISTENER.format(who=who, port=layout.websockets, protocol=WEBSOCKET, at=layout.at))
+        who, revoked = (
+            "those whom a firewall lets pass by WebSocket only",
+            UNSEEN if layout.syntax == "2.0" else revoked,
+        )
+        listeners.append(
+            LISTENER.format(who=who, port=layout.websockets, protocol=WEBSOCKET, revoked=revoked, at=layout.at)
+        )
     access = ACCESS[layout.syntax].format(at=layout.at, plugin=layout.plugin)
     texts = [HEAD.format(fleet=layout.fleet), access, LIMITS, DURABLE.format(at=layout.at), *listeners]
     return "\n".join(texts)
@@ -81,6 +87,16 @@ WEBSOCKET = """\
 protocol websockets
 """
 
+REVOKED = """\
+# nor who was revoked; read anew at SIGHUP
+crlfile {at}/crl.pem
+"""
+
+UNSEEN = """\
+# No crlfile here: 2.0 does not look at it for a WebSocket, and once it has read it anew dies of who is on it. Who was
+# revoked gets in by this port, and the access list denies everything; 2.1 keeps them out.
+"""
+
 LISTENER = """\
 # for {who}; a claim's certificate comes by the same way
 listener {port}
@@ -90,9 +106,7 @@ max_connections 10000
 cafile {at}/ca.pem
 # and nobody else gets in
 require_certificate true
-# nor who was revoked; read anew at SIGHUP
-crlfile {at}/crl.pem
-# the broker's own certificate, with the names by which it is reached
+{revoked}# the broker's own certificate, with the names by which it is reached
 certfile {at}/broker.pem
 # and the key to it
 keyfile {at}/broker.key
