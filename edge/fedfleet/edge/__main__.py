@@ -13,8 +13,10 @@ from pathlib import Path
 from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.board import ability, resident
 from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.enrol import enrolled, identity
 from fedfleet.edge.guards import ROOT, Watch
 from fedfleet.edge.notify import Pulse, tell
+from fedfleet.edge.renewing import Renewing
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.edge.stopping import Stopping
@@ -83,8 +85,10 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
     pulse = Pulse(stopping.is_set)
+    if not enrolled(settings, pulse.ends):
+        return
     topics = Topics(settings.fleet)
-    able = ability(ROOT, settings.tags)
+    able = ability(ROOT, settings.all_tags)
     will = Will(topics.status(settings.device), birth(state, able), death(state, able))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     while not bus.connections and not stopping.wait(POLL):
@@ -96,7 +100,8 @@ def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
-    agent = Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch, able)
+    lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
+    agent = Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able)
     agent.run(lambda: pulse.ends(trainer.at_work))
 
 
