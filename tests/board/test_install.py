@@ -142,6 +142,12 @@ def test_settings_and_claim_from_elsewhere(tmp_path: Path, tree: Path, made: Pat
     assert not (tmp_path / "mine.pem").exists()
 
 
+def test_whose_releases_it_takes_travels_along(tree: Path, made: Path) -> None:
+    (made / "root.json").write_text("{}")
+    assert install(made, "--root", tree).returncode == 0
+    assert mode(tree / "etc/fedfleet/root.json") == "640"
+
+
 def test_a_claim_is_overwritten_where_it_lay(tree: Path, made: Path) -> None:
     """Whoever holds the file still, as a file system without owners might, finds nothing in it."""
     (made / "claim.pem").write_text(CLAIM)
@@ -168,6 +174,7 @@ REFUSED = {
     "another Python": ("the board has 3.13 on aarch64", lambda made, tree: trees.python(tree, "3.13")),
     "a machine nobody knows": ("on an unknown machine", lambda made, tree: trees.python(tree, "3.11", "riscv64")),
     "no Python": ("usr/bin/python3 is not there", lambda made, tree: (tree / "usr/bin/python3").unlink()),
+    "no openssl": ("usr/bin/openssl is not there", lambda made, tree: (tree / "usr/bin/openssl").unlink()),
     "a damaged wheel": (
         "is damaged, its bytes are not those of release.json",
         lambda made, tree: next((made / "wheels").iterdir()).write_bytes(b"PK"),
