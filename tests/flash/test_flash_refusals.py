@@ -237,7 +237,7 @@ def test_a_claim_that_is_bound_to_the_device(here: Path) -> None:
     ("text", "words"),
     [
         ('device = "pump-1"\n', "fleet is missing"),
-        (cards.SETTINGS + "colour = 1\n", "unknown setting colour"),
+        ("colour = 1\n" + cards.SETTINGS, "unknown setting colour"),
         (cards.SETTINGS + "[guards]\nmax_load = -1\n", "guards: a limit must not be negative"),
         ("device = \n", "not TOML"),
     ],
@@ -245,6 +245,63 @@ def test_a_claim_that_is_bound_to_the_device(here: Path) -> None:
 def test_settings_that_the_agent_would_refuse(here: Path, text: str, words: str) -> None:
     (here / "pump-1.toml").write_text(text)
     refused("--boot", "x", words=f"pump-1.toml: .*{words}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            "/var/lib/fedfleet/state",
+            "state",
+            'the service may only write below .*; set state = "/var/lib/fedfleet/state"',
+        ),
+        ("/var/lib/fedfleet/claim.pem", "claim.pem", 'set claim = "/var/lib/fedfleet/claim.pem" in .enrol.'),
+        ("[enrol]\nclaim =", "[enrol]\n# claim =", 'set claim = "/var/lib/fedfleet/claim.pem" in .enrol.'),
+    ],
+)
+def test_settings_that_the_installation_would_refuse(here: Path, old: str, new: str, words: str) -> None:
+    """On the board, where nobody looks on; the words are those of install.sh's own rules."""
+    (here / "pump-1.toml").write_text(cards.SETTINGS.replace(old, new))
+    refused("--boot", "x", words=words)
+
+
+def test_settings_that_want_a_claim(here: Path) -> None:
+    refused("--boot", "x", words="the settings want a claim; give it with --claim", common=COMMON[:4])
+
+
+def test_settings_are_read_by_the_agent_of_the_bundle(here: Path) -> None:
+    """An agent of another version may take other settings; here one that has a word of its own for `device`."""
+    with zipfile.ZipFile(here / "agent.whl", "w") as wheel:
+        wheel.writestr("fedfleet/wire/__init__.py", "")
+        wheel.writestr("fedfleet/wire/errors.py", "class FedfleetError(Exception): pass\n")
+        wheel.writestr("fedfleet/edge/__init__.py", "")
+        wheel.writestr(
+            "fedfleet/edge/settings.py",
+            "from fedfleet.wire.errors import FedfleetError\n"
+            "def load_agent(path):\n    raise FedfleetError(f'{path}: device is called board now')\n",
+        )
+    name = "fedfleet_agent-9.9-py3-none-any.whl"
+    cards.bundle(here / "bundle", **{name: (here / "agent.whl").read_bytes()})
+    refused("--boot", "x", words="pump-1.toml: device is called board now")
+    cards.bundle(here / "bundle", **{name: b"no wheel"})
+    refused("--boot", "x", words=f"{name}: not a wheel; make the bundle again")
+
+
+@pytest.mark.parametrize(
+    ("release", "name", "text"),
+    [
+        ("bookworm", "firstrun.sh", "#!/bin/sh\nset_wlan mine\n"),
+        ("trixie", "user-data", "#cloud-config\nhostname: mine\n"),
+        ("trixie", "user-data", "#cloud-config\nhostname:\tmine\n"),
+        ("trixie", "network-config", "network:\n  wifis:\n    wlan0: {}\n"),
+    ],
+)
+def test_what_another_program_has_set_is_not_lost_without_a_word(
+    here: Path, release: str, name: str, text: str
+) -> None:
+    cards.bundle(here / "bundle", release)
+    cards.lay(here / "bootfs", cards.boot_files(release, 64) | {name: text.encode()})
+    refused("--boot", "bootfs", words=f"bootfs: {name} holds settings of another program, which would be lost")
 
 
 def test_bundles(here: Path) -> None:

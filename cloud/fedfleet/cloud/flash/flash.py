@@ -13,7 +13,7 @@ from pathlib import Path
 from fedfleet.cloud.flash import disks, image, writing
 from fedfleet.cloud.flash.apply import Outcome, apply
 from fedfleet.cloud.flash.boot import Boot, Fat, Folder
-from fedfleet.cloud.flash.content import Wanted, compose
+from fedfleet.cloud.flash.content import Wanted, compose, require_ours
 from fedfleet.cloud.flash.disks import Disk
 from fedfleet.cloud.flash.image import Progress
 from fedfleet.cloud.flash.partitions import layout
@@ -89,6 +89,7 @@ def _fat(file: int, name: str, wanted: Wanted) -> tuple[Fat, System]:
 
 def _applied(boot: Boot, system: System, wanted: Wanted, name: str) -> Report:
     wanted.bundle.require_fit(system)
+    require_ours(system, boot, name)
     planned = compose(wanted, system, boot.read("cmdline.txt") or b"")
     outcome = apply(boot, planned, name)
     return Report(name, system, outcome, outcome.changed)

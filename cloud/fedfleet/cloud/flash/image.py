@@ -68,7 +68,7 @@ def _require_room(source: Path, out: Path) -> None:
 def _unpack(source: Path, target: Path, progress: Progress) -> None:
     what = "unpacking" if packed(source) else "copying"
     try:
-        with source.open("rb") as raw, target.open("xb") as out:
+        with source.open("rb") as raw, open(target, "xb", opener=_private) as out:
             size = max(1, os.fstat(raw.fileno()).st_size)
             with lzma.open(raw) if what == "unpacking" else raw as plain:
                 _pour(plain, out, lambda: progress(what, raw.tell(), size))
@@ -78,6 +78,11 @@ def _unpack(source: Path, target: Path, progress: Progress) -> None:
         raise SettingsError(f"{source}: cut off, its end is missing; download it again") from None
     except OSError as error:
         raise StoreError(f"{target.parent}: {source.name} cannot be copied: {error.strerror}; free the disk") from None
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that only its owner reads: claim, password hash and Wi-Fi key will be in it."""
+    return os.open(path, flags, 0o600)
 
 
 def _pour(plain: IO[bytes], out: BinaryIO, tick: Callable[[], None]) -> None:
