@@ -49,6 +49,7 @@ def onto_card(source: Path, disk: Disk, out: Path | None, wanted: Wanted, progre
 
     Nothing is written to the disk before the image is whole, fits it, and fits the bundle.
     """
+    disks.require_room(disk, image.size(source))
     with image.copied(source, out or source.with_name(f"{source.name}.card"), progress) as copy:
         found = customise(copy, wanted, str(source))
         disks.require_room(disk, copy.stat().st_size)
