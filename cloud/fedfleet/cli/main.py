@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fedfleet.cli import aggregate, backup, compare, compile, fleet, model, simulate, train  # noqa: A004 - the verb's name
+from fedfleet.cli import aggregate, backup, bundle, compare, compile, fleet, model, simulate, train  # noqa: A004 - the verb's name
 from fedfleet.wire.errors import FedfleetError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
+app.command("bundle", epilog=bundle.EXAMPLES)(bundle.bundle)
 
 
 def main() -> None:
