@@ -13,7 +13,9 @@ from pathlib import Path
 from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.board import ability, resident
 from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.enrol import enrolled, identity
 from fedfleet.edge.guards import ROOT, Watch
+from fedfleet.edge.renewing import Renewing
 from fedfleet.edge.running import Running
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
@@ -97,8 +99,10 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 
 def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
+    if not enrolled(settings, stopping.is_set):
+        return
     topics = Topics(settings.fleet)
-    able = ability(ROOT, settings.tags)
+    able = ability(ROOT, settings.all_tags)
     will = Will(topics.status(settings.device), birth(state, able), death(state, able))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     while not bus.connections and not stopping.wait(POLL):
@@ -114,7 +118,8 @@ def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stop
 
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
-    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch, able).run(stopped)
+    lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
+    Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able).run(stopped)
 
 
 def _held(folder: Path, stopping: Stopping) -> Running | None:
