@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fedfleet.cli import aggregate, backup, bundle, compare, compile, enrol, fleet, model, pki, simulate, train  # noqa: A004 - the verb's name
+from fedfleet.cli import aggregate, backup, broker, bundle, compare, compile, enrol, fleet, model, pki, simulate, train  # noqa: A004 - the verb's name
 from fedfleet.wire.errors import FedfleetError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
 app.add_typer(enrol.app, name="enrol")
+app.add_typer(broker.app, name="broker")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 app.command("bundle", epilog=bundle.EXAMPLES)(bundle.bundle)

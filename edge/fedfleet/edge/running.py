@@ -47,6 +47,7 @@ class Running:
             raise StoreError(f"{folder} is held by process {holder(folder)}: two agents may not share it") from None
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self.tell(0, "")
 
     def tell(self, connections: int, reason: str) -> None:
         """Note how the link is, where that has changed; a disk that refuses is passed over."""

@@ -21,17 +21,17 @@ TASK = (LITTLE_MEMORY,)
 
 def name(device: Device) -> Finding:
     """Whether the broker's name has an address."""
-    return network.name(device.settings.broker)
+    return network.name(device.broker)
 
 
 def port(device: Device) -> Finding:
     """Whether somebody listens there."""
-    return network.port(device.settings.broker)
+    return network.port(device.broker)
 
 
 def tls(device: Device) -> Finding:
     """Whether that is the fleet's broker."""
-    return network.handshake(device.settings.broker, device.settings.device)
+    return network.handshake(device.broker, device.settings.device)
 
 
 def mqtt(device: Device) -> Finding:
@@ -40,7 +40,7 @@ def mqtt(device: Device) -> Finding:
         return _agents_word(device)
     if not device.enrolled:
         return beside(NOT_YET)
-    broker, name = device.settings.broker, device.settings.device
+    broker, name = device.broker, device.settings.device
     return accepts.without_password(broker) or accepts.let_in(device.talk, broker, name)
 
 
@@ -61,7 +61,7 @@ def task(device: Device) -> Finding:
     newest = device.task
     if newest is None:
         return beside("no task is retained there, or the access list hides it")
-    able = ability(device.root, device.settings.tags)
+    able = ability(device.root, device.settings.all_tags)
     if able.memory_mib < newest.needs.memory_mib:
         return failed(LITTLE_MEMORY, f"{able.memory_mib} MiB, round {newest.round} asks for {newest.needs.memory_mib}")
     called = newest.needs.met(able)

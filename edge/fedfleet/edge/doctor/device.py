@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 
 from fedfleet.edge.board import ability
+from fedfleet.edge.enrol import reached_by
 from fedfleet.edge.running import holder
 from fedfleet.edge.settings import AgentSettings
 from fedfleet.edge.state import Memory
@@ -19,6 +20,7 @@ from fedfleet.wire.doctor.talk import STAY, Say, Talk, talk
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Status, Task, decode, encode
 from fedfleet.wire.record import build
+from fedfleet.wire.settings import Broker
 from fedfleet.wire.topics import Topics
 
 NOT_YET = "the device is not enrolled yet, its claim stands in"
@@ -42,18 +44,23 @@ class Device:
     @cached_property
     def owner(self) -> Owner:
         """Whose credentials are looked at, by whom, and when."""
-        return Owner(self.settings.device, self.settings.broker, user(os.geteuid()), time.time())
+        return Owner(self.settings.device, self.broker, user(os.geteuid()), time.time())
 
     @cached_property
     def claim(self) -> Path | None:
         """The claim file that the settings name."""
-        found = getattr(getattr(self.settings, "enrol", None), "claim", "")
-        return self.file.resolve().parent / found if found else None
+        return Path(self.settings.enrol.claim) if self.settings.enrol.claim else None
 
     @property
     def enrolled(self) -> bool:
         """Whether it goes by a certificate of its own, or needs none."""
         return self.claim is None or Path(self.settings.broker.certificate).exists()
+
+    @cached_property
+    def broker(self) -> Broker:
+        """How the broker is reached, by the claim as long as it stands in."""
+        broker = self.settings.broker
+        return broker if self.enrolled or self.claim is None else reached_by(broker, self.claim)
 
     @cached_property
     def agent(self) -> int:
@@ -67,7 +74,7 @@ class Device:
             "away",
             self._boot(),
             reason="fedfleet-agent doctor was here",
-            ability=ability(self.root, self.settings.tags),
+            ability=ability(self.root, self.settings.all_tags),
         )
         topic = self.topics.status(self.settings.device)
         return Say(topic, encode(status), True, (self.topics.task, self.topics.receipt(self.settings.device)))
@@ -75,7 +82,7 @@ class Device:
     @cached_property
     def talk(self) -> Talk:
         """The one conversation, under the device's own name."""
-        return talk(self.settings.broker, self.settings.device, self.say, self.stay)
+        return talk(self.broker, self.settings.device, self.say, self.stay)
 
     @property
     def task(self) -> Task | None:

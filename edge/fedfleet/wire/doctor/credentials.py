@@ -75,13 +75,13 @@ def clock(owner: Owner) -> Finding:
     shown = day(owner.now)
     if owner.now < CLOCK_SET:
         return failed(UNSET, f"it shows {shown}")
-    known = [found for path in (owner.broker.ca, owner.broker.certificate) if (found := readable(path))]
-    for found in known:
+    above = readable_all(owner.broker.ca)
+    own = [found] if (found := readable(owner.broker.certificate)) else []
+    for found in (*above, *own):
         if owner.now < found.begins:
             return failed(BEHIND, f"it shows {shown}; the certificate of {found.name} begins on {day(found.begins)}")
-    authority = readable(owner.broker.ca)
-    if authority and owner.now > authority.ends:
-        return failed(AHEAD, f"it shows {shown}; {authority.name} ended on {day(authority.ends)}", now=shown)
+    if above and owner.now > (last := max(above, key=lambda each: each.ends)).ends:
+        return failed(AHEAD, f"it shows {shown}; {last.name} ended on {day(last.ends)}", now=shown)
     return fine(f"it shows {shown}")
 
 
@@ -94,8 +94,11 @@ def authority(owner: Owner) -> Finding:
         return failed(CA_MISSING, f"{ca}: {why}", path=ca)
     if not pem.available():
         return WITHOUT
-    found = readable(ca)
-    return fine(f"{found.name}, until {day(found.ends)}") if found else failed(CA_MISSING, f"{ca}: no PEM", path=ca)
+    found = readable_all(ca)
+    if not found:
+        return failed(CA_MISSING, f"{ca}: no PEM", path=ca)
+    last = max(found, key=lambda each: each.ends)
+    return fine(f"{last.name}, until {day(last.ends)}")
 
 
 def certificate(owner: Owner) -> Finding:
@@ -147,6 +150,14 @@ def readable(path: str) -> pem.Certificate | None:
         return pem.certificate(path) if path and not _unreadable(path) and pem.available() else None
     except StoreError:
         return None
+
+
+def readable_all(path: str) -> list[pem.Certificate]:
+    """All certificates at `path`, none where they cannot be read: an authority may come with others."""
+    try:
+        return pem.certificates(path) if path and not _unreadable(path) and pem.available() else []
+    except StoreError:
+        return []
 
 
 def day(seconds: float) -> str:

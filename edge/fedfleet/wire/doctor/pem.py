@@ -38,10 +38,14 @@ def certificate(path: Path | str) -> Certificate:
     return _parsed(_openssl("x509", "-in", str(path), *SHOWN))
 
 
+def certificates(path: Path | str) -> list[Certificate]:
+    """Return all certificates in `path`; raises StoreError."""
+    return [_parsed(_openssl("x509", *SHOWN, text=block)) for block in _blocks(Path(path))]
+
+
 def claimed(path: Path | str) -> Certificate:
     """Return the certificate that a claim file is about, not its authority's. Raises StoreError."""
-    found = [_parsed(_openssl("x509", *SHOWN, text=block)) for block in _blocks(Path(path))]
-    own = [each for each in found if each.name.startswith("claim-")]
+    own = [each for each in certificates(path) if each.name.startswith("claim-")]
     if not own:
         raise StoreError("it holds no certificate of a claim")
     return own[0]
