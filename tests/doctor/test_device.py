@@ -75,6 +75,11 @@ def foreign_state(patient: Patient) -> None:
     os.chown(next((patient.state / "examples").iterdir()), 65534, 65534)
 
 
+def shut(patient: Patient) -> None:
+    patient.state.chmod(0)
+    patient.prefix = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
 def file_for_state(patient: Patient) -> None:
     shutil.rmtree(patient.state)
     patient.state.write_text("")
@@ -152,6 +157,7 @@ def no_examples(patient: Patient) -> None:
 CASES = [
     Case("settings", "settings-wrong", lambda patient: patient.top.update(tag="x")),
     Case("state", "state-no-folder", file_for_state),
+    Case("state", "state-denied", shut, "root"),
     Case("state", "state-owner", foreign_state, "root"),
     Case("state", "state-read-only", mounted("mount --bind {state} {state} && mount -o remount,bind,ro {state}"), "root"),
     Case("state", "state-full", mounted("cp -a {state} {state}.was && mount -t tmpfs -o size=64k none {state} "

@@ -7,7 +7,21 @@ import sys
 
 import typer
 
-from fedfleet.cli import aggregate, backup, broker, bundle, compare, compile, enrol, fleet, model, pki, simulate, train  # noqa: A004 - the verb's name
+from fedfleet.cli import (
+    aggregate,
+    backup,
+    broker,
+    bundle,
+    compare,
+    compile,  # noqa: A004 - the verb's name
+    doctor,
+    enrol,
+    fleet,
+    model,
+    pki,
+    simulate,
+    train,
+)
 from fedfleet.wire.errors import FedfleetError
 
 app = typer.Typer(
@@ -23,6 +37,7 @@ app.command("compile", epilog=compile.EXAMPLES)(compile.compile_model)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")

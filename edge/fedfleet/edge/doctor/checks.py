@@ -8,7 +8,7 @@ from fedfleet.edge.doctor import broker, enrolment, folders, software
 from fedfleet.edge.doctor.device import Device
 from fedfleet.edge.guards import ROOT
 from fedfleet.edge.settings import load_agent
-from fedfleet.wire.doctor import accepts, credentials, network
+from fedfleet.wire.doctor import accepts, credentials, kept, network
 from fedfleet.wire.doctor.checkup import Cause, Check, Finding, examine, failed, fine, nothing_more
 from fedfleet.wire.doctor.talk import STAY
 from fedfleet.wire.errors import SettingsError
@@ -17,16 +17,16 @@ WRONG = Cause(
     "settings-wrong", "the settings cannot be used", "correct {file}; edge/agent.example.toml has all of them"
 )
 CHECKS: tuple[Check[Device], ...] = (
-    Check("state", (), folders.state, folders.STATE),
+    Check("state", (), folders.state, kept.STATE),
     Check("disk", ("state",), folders.disk, folders.DISK),
     Check("agent", ("state",), folders.running, ()),
     Check("unit", (), software.unit, software.UNIT),
     Check("runtime", (), software.runtime, software.RUNTIME),
     Check("examples", ("state",), folders.examples, folders.EXAMPLES),
-    Check("claim", (), enrolment.claim, enrolment.CLAIM),
+    Check("clock", (), lambda device: credentials.clock(device.owner), credentials.CLOCK),
+    Check("claim", ("state", "clock"), enrolment.claim, enrolment.CLAIM),
     Check("authority", ("claim",), lambda device: credentials.authority(device.owner), (credentials.CA_MISSING,)),
-    Check("clock", ("claim",), lambda device: credentials.clock(device.owner), credentials.CLOCK),
-    Check("certificate", ("clock", "authority"), enrolment.certificate, credentials.OWN),
+    Check("certificate", ("clock", "claim", "authority"), enrolment.certificate, credentials.OWN),
     Check("name", (), broker.name, network.NAME),
     Check("port", ("name",), broker.port, network.PORT),
     Check("tls", ("port", "clock", "authority", "certificate"), broker.tls, network.TLS),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from fedfleet.edge.running import holder
 from fedfleet.edge.settings import AgentSettings
 from fedfleet.edge.state import Memory
 from fedfleet.wire.doctor.credentials import Owner
+from fedfleet.wire.doctor.kept import there, user
 from fedfleet.wire.doctor.talk import STAY, Say, Talk, talk
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Status, Task, decode, encode
@@ -54,7 +54,7 @@ class Device:
     @property
     def enrolled(self) -> bool:
         """Whether it goes by a certificate of its own, or needs none."""
-        return self.claim is None or Path(self.settings.broker.certificate).exists()
+        return self.claim is None or there(Path(self.settings.broker.certificate))
 
     @cached_property
     def broker(self) -> Broker:
@@ -99,11 +99,3 @@ class Device:
             return build(Memory, json.loads((self.state / "memory.json").read_bytes()), strict=False).boot
         except (OSError, ValueError):
             return 0
-
-
-def user(number: int) -> str:
-    """The name of a user, or the number of one without."""
-    try:
-        return pwd.getpwuid(number).pw_name
-    except KeyError:
-        return str(number)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from fedfleet.wire.doctor import pem
 from fedfleet.wire.doctor.checkup import Cause, Finding, beside, failed, fine
+from fedfleet.wire.doctor.kept import there
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.settings import Broker
 
@@ -108,7 +109,7 @@ def certificate(owner: Owner) -> Finding:
         return beside("broker.certificate is not set")
     for path, absent in ((broker.certificate, MISSING), (broker.key, KEY_MISSING)):
         if why := _unreadable(path):
-            cause = absent if not Path(path).exists() else DENIED
+            cause = DENIED if there(Path(path)) else absent
             return failed(cause, f"{path}: {why}", path=path, user=owner.user)
     if Path(broker.key).stat().st_mode & 0o077:
         return failed(OPEN_KEY, f"{broker.key} has mode {Path(broker.key).stat().st_mode & 0o777:o}", path=broker.key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import ssl
 import subprocess
@@ -76,7 +77,8 @@ def unsigned(certificate_: Path | str, ca: Path | str, *crl: Path | str) -> str:
 def next_update(crl: Path | str) -> float:
     """Return when the list of revoked certificates in `crl` is out of date; raises StoreError."""
     text = _openssl("crl", "-in", str(crl), "-noout", "-nextupdate")
-    return ssl.cert_time_to_seconds(text.strip().partition("=")[2])
+    when = text.strip().partition("=")[2]
+    return math.inf if when == "NONE" else ssl.cert_time_to_seconds(when)
 
 
 def _parsed(text: str) -> Certificate:
