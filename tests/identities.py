@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import brokers
 from brokers import free_port
+
 from fedfleet.cloud.identity import authority, folder, opening
 from fedfleet.cloud.identity.claims import Terms
 from fedfleet.cloud.identity.desk import Desk
@@ -118,4 +118,4 @@ def settings(base: Path, world: World, device: str, *, group: str = "line-3") ->
 
 def mode(path: Path) -> int:
     """A file's permissions."""
-    return os.stat(path).st_mode & 0o777
+    return path.stat().st_mode & 0o777

@@ -15,7 +15,7 @@ from certificates import needs_openssl
 from patients import Patient, diagnoses, examined
 from processes import until
 
-from fedfleet.edge.running import LinkNote, Running, holder, noted
+from fedfleet.edge.running import LinkNote, Running, hold, holder, noted
 from fedfleet.wire.errors import StoreError
 
 
@@ -79,3 +79,19 @@ def test_a_note_that_is_damaged_says_nothing(tmp_path: Path) -> None:
     for text in ("", "[]", '{"connections": "many"}'):
         (tmp_path / "link.json").write_text(text)
         assert noted(tmp_path) is None
+
+
+def test_an_agent_waits_for_the_one_that_has_its_state_and_can_be_ended_meanwhile(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = Running(tmp_path)
+    assert hold(tmp_path, lambda _: True) is None
+    assert f"is held by process {os.getpid()}" in caplog.text
+
+    def leave(_seconds: float) -> bool:
+        first.close()
+        return False
+
+    second = hold(tmp_path, leave)
+    assert second is not None
+    second.close()

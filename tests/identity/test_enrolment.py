@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from brokers import needs_mosquitto
 from certificates import needs_openssl
-from identities import FLEET, World, claim, desk, mode, settings, world
+from identities import World, claim, desk, mode, settings, world
 from processes import until
 
 from fedfleet.cloud.identity import claims

@@ -16,6 +16,7 @@ from fedfleet.cli import (
     compile,  # noqa: A004 - the verb's name
     doctor,
     enrol,
+    flash,
     fleet,
     model,
     pki,
@@ -38,6 +39,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")

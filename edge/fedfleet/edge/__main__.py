@@ -15,8 +15,9 @@ from fedfleet.edge.board import ability, resident
 from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.enrol import enrolled, identity
 from fedfleet.edge.guards import ROOT, Watch
+from fedfleet.edge.notify import Pulse, tell
 from fedfleet.edge.renewing import Renewing
-from fedfleet.edge.running import Running
+from fedfleet.edge.running import Running, hold
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.edge.stopping import Stopping
@@ -86,9 +87,14 @@ def _doctor(file: Path, as_json: bool) -> int:
 
 def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
     stopping = Stopping()
+
+    def end(*_: object) -> None:
+        stopping.set()
+        tell("STOPPING=1")
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    held = _held(folder, stopping)
+        signal.signal(number, end)
+    held = hold(folder, stopping.wait)
     state = _opened(settings, folder, stopping) if held else None
     if held is None or state is None:
         return
@@ -99,41 +105,31 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 
 def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
-    if not enrolled(settings, stopping.is_set):
+    pulse = Pulse(stopping.is_set)
+    if not enrolled(settings, pulse.ends):
         return
     topics = Topics(settings.fleet)
     able = ability(ROOT, settings.all_tags)
     will = Will(topics.status(settings.device), birth(state, able), death(state, able))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     while not bus.connections and not stopping.wait(POLL):
-        held.tell(0, bus.reason)  # the bus says in the log as well why, and when it tries again
+        held.tell(0, bus.reason)
+        pulse.ends()  # the bus says why there is none, and when it tries again
     if stopping.is_set():
         bus.close()
         return
+    pulse.ready(f"device {settings.device} of fleet {settings.fleet}")
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
 
     def stopped() -> bool:
         held.tell(bus.connections, bus.reason)
-        return stopping.is_set()
+        return pulse.ends(trainer.at_work)
 
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
     lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
-    Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able).run(stopped)
-
-
-def _held(folder: Path, stopping: Stopping) -> Running | None:
-    """Return the hold on the state folder; another process that has it is waited for, and named once a minute."""
-    said = -REST
-    while not stopping.is_set():
-        try:
-            return Running(folder)
-        except StoreError as error:
-            if time.monotonic() - said >= REST:
-                log.error("%s; waiting", error)
-                said = time.monotonic()
-            stopping.wait(1.0)
-    return None
+    agent = Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able)
+    agent.run(stopped)
 
 
 def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:

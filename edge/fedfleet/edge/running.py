@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,9 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.record import Mismatch, build, plain
 
+log = logging.getLogger("fedfleet.agent")
 LOCK, NOTE = "agent.lock", "link.json"
+REST = 60  # seconds between two words on who is in the way
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,23 @@ class Running:
     def close(self) -> None:
         """Let go."""
         os.close(self._lock)
+
+
+def hold(folder: Path, wait: Callable[[float], bool]) -> Running | None:
+    """Return the hold on `folder`; what keeps us from it is waited out by `wait`, and named once a minute.
+
+    None as soon as `wait(seconds)` says that it was ended.
+    """
+    tries = 0
+    while True:
+        try:
+            return Running(folder)
+        except StoreError as error:
+            if tries % REST == 0:
+                log.error("%s; waiting", error)
+        tries += 1
+        if wait(1.0):
+            return None
 
 
 def holder(folder: Path) -> int:

@@ -35,15 +35,21 @@ class Desk:
         bus: Bus,
         clock: Callable[[], float],
         life: timedelta = authority.DEVICE,
+        returned: Callable[[], None] = lambda: None,
     ) -> None:
-        """`clock` returns seconds since 1970; certificates hold for `life`."""
+        """`clock` returns seconds since 1970; certificates hold for `life`.
+
+        `returned` is called when a device was let in that had been shut out; and at first, lest that was missed.
+        """
         self._topics = Topics(fleet)
         self._signer = signer
         self._ledger = ledger
         self._bus = bus
         self._clock = clock
         self._life = life
+        self._returned = returned
         self._looked = 0.0
+        returned()
         bus.subscribe(self._topics.request())
 
     def step(self, timeout: float) -> None:
@@ -56,9 +62,11 @@ class Desk:
         if not 0 <= self._clock() - self._looked < LOOK:
             self._looked = self._clock()
             for claim in self._ledger.accepted():
-                self._serve(claim.id, Enrol(claim.wants, "", claim.csr.encode()))
+                answer = self._serve(claim.id, Enrol(claim.wants, "", claim.csr.encode()))
+                if answer.outcome == "refused":  # its time, or its name, has gone meanwhile
+                    self._ledger.settle(claim.id, "refused", answer.reason)
 
-    def _serve(self, by: str, asked: Enrol) -> None:
+    def _serve(self, by: str, asked: Enrol) -> Enrolled:
         try:
             answer = self._answer(by, asked)
         except FrameError as error:
@@ -66,11 +74,13 @@ class Desk:
         say = log.warning if answer.outcome == "refused" else log.info
         say("%s asks for a certificate of %s: %s %s", by, asked.device, answer.outcome, answer.reason)
         self._bus.publish(self._topics.answer(by), pack_enrolled(answer))
+        return answer
 
     def _answer(self, by: str, asked: Enrol) -> Enrolled:
         """Decide, sign and note it as one; raises FrameError for a request that is none."""
         request, now = signing.opened(asked.csr), self._clock()
         with self._ledger.transaction():
+            out = self._ledger.denied()
             claim = self._ledger.claim(by)
             who = Asked(self._topics.fleet, by, asked.device, asked.group, request.cn, request.key)
             found = decide(who, claim, self._ledger, now)
@@ -79,6 +89,8 @@ class Desk:
             certificate = found.again
             if found.outcome == "issued" and certificate is None:
                 certificate = self._issue(who, request, found, now)
+        if asked.device in out and found.outcome == "issued":
+            self._returned()
         if certificate is None:
             return Enrolled(found.outcome, seen(found.reason))
         return Enrolled("issued", "", certificate.pem.encode() + self._signer.pem)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from fedfleet.cloud.identity import authority, folder
+from fedfleet.cloud.identity import authority, folder, revocation
 from fedfleet.cloud.identity.desk import Desk
 from fedfleet.cloud.identity.ledger import Ledger
 from fedfleet.wire.mqtt import MqttBus
@@ -23,4 +23,9 @@ def opened(pki: Path, broker: Broker) -> Iterator[Desk]:
         stack.callback(ledger.close)
         bus = MqttBus(broker, f"{fleet}-enrol")
         stack.callback(bus.close)
-        yield Desk(fleet, signer, ledger, bus, time.time)
+        yield Desk(fleet, signer, ledger, bus, time.time, returned=lambda: _returned(pki, ledger))
+
+
+def _returned(pki: Path, ledger: Ledger) -> None:
+    """Let a device that was enrolled anew in again, as far as the broker's rules go."""
+    revocation.deny(pki, ledger)

@@ -5,7 +5,7 @@ What others read of it: `docs/identity.md` has the list of files.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedfleet.wire.errors import SettingsError
@@ -46,7 +46,8 @@ def read(pki: Path) -> Fleet:
     return load(pki / FLEET, Fleet)
 
 
-def link(pki: Path, fleet: Fleet, role: str) -> Broker:
-    """Return how `role` (cloud, enrol, operator) reaches the fleet's broker with its certificate."""
+def link(pki: Path, fleet: Fleet, role: str, broker: Broker | None = None) -> Broker:
+    """Return how `role` (cloud, enrol, operator) reaches the fleet's broker, or `broker`, with its certificate."""
     certificate, key = (str(pki / f"{role}.{kind}") for kind in ("pem", "key"))
-    return Broker(fleet.hosts[0], fleet.port, tls=True, ca=str(pki / CA), certificate=certificate, key=key)
+    found = broker or Broker(fleet.hosts[0], fleet.port, tls=True, ca=str(pki / CA))
+    return replace(found, certificate=certificate, key=key)

@@ -46,8 +46,10 @@ def deny(pki: Path, ledger: Ledger) -> bool:
     path = pki / folder.ACL
     if not path.is_file():
         return False
-    kept = path.read_text().partition(BEGIN)[0].rstrip("\n")
-    files.write(path, f"{kept}\n{denials(ledger)}".encode())
+    before = path.read_text()
+    after = before.partition(BEGIN)[0].rstrip("\n") + "\n" + denials(ledger)
+    if after != before:
+        files.write(path, after.encode())
     return True
 
 
