@@ -60,7 +60,8 @@ def federate(
     """Run all rounds and return the final weights; `records` gains one entry a round."""
     patience = Patience()
     # where births get lost or devices leave, who waits for all of them waits for ever
-    there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
+    calm = parse(wanted.faults) == Faults() and not wanted.mishaps
+    there = wanted.devices if calm else (wanted.devices + 1) // 2
     rounds = replace(wanted.rounds, devices=there)
     judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
     asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging, refining.wanted_of(wanted))

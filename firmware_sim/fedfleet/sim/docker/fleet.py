@@ -1,0 +1,98 @@
+"""A fleet of containers: the agent's own image, one container a device, limited as boards are."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+from fedfleet.sim.docker import breaking
+from fedfleet.sim.docker.client import docker, require
+from fedfleet.sim.docker.stack import PLAIN, PORT, Stack, archive
+from fedfleet.sim.fleet import LOG, device_id
+from fedfleet.sim.mishaps import Mishap
+from fedfleet.wire.errors import SettingsError
+from fedfleet.wire.settings import Broker
+
+KEEPALIVE = 10  # seconds: a device off the network is missed after 15
+GLANCE = 1.0
+
+
+class DockerFleet:
+    """Agents in containers. What a device has learned from lies in its container alone, and goes with it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        devices: int,
+        fleet: str,
+        say: Callable[[str], None],
+        mishaps: Sequence[Mishap] = (),
+    ) -> None:
+        """Start `devices` agents on the stores that `fill` made in `folder`, which are moved into them.
+
+        What `mishaps` will take is made ready. Raises SettingsError where docker is missing or fails, with nothing left
+        behind.
+        """
+        engine = require()
+        names = list(map(device_id, range(devices)))
+        self._folder = folder
+        self._stack = Stack(f"fedfleet-{fleet}", folder.parent, names)
+        with ExitStack() as down:
+            down.callback(self._stack.close)
+            say(f"docker {engine}: building the images of agent and broker, which takes minutes the first time")
+            self._stack.build()
+            breaking.prepare(mishaps)
+            given = {name: self._given(name, fleet) for name in names}
+            port = self._stack.up({"broker": archive({"mosquitto.conf": PLAIN}), **given})
+            self._ids = self._stack.containers()
+            down.pop_all()
+        self.broker = Broker(port=port, keepalive=KEEPALIVE)
+        self.name = f"mosquitto in a container, docker {engine}"
+        self._looked, self._gone = -GLANCE, list[str]()
+
+    def _given(self, device: str, fleet: str) -> bytes:
+        """Return what a device's container begins with; its examples are nowhere else then."""
+        settings = (
+            f'device = "{device}"\nfleet = "{fleet}"\n\n'
+            f'[broker]\nhost = "broker"\nport = {PORT}\nkeepalive = {KEEPALIVE}\n'
+        )
+        found = archive({"agent.toml": settings}, self._folder / device / "state")
+        shutil.rmtree(self._folder / device / "state")
+        return found
+
+    def step(self) -> None:
+        """Nothing: containers run by themselves."""
+
+    def gone(self) -> list[str]:
+        """Return the devices whose container has ended, as of a moment ago."""
+        if time.monotonic() - self._looked >= GLANCE:
+            states = self._stack.states()
+            self._gone = [device for device in self._stack.devices if states.get(device) in ("exited", "dead", None)]
+            self._looked = time.monotonic()
+        return self._gone
+
+    def kill(self, devices: Iterable[str]) -> None:
+        """End these at once and for good."""
+        docker("kill", *(self._ids[device] for device in devices))
+
+    def afflict(self, mishap: Mishap, devices: Sequence[str]) -> str:
+        """Have it go wrong for these devices."""
+        return breaking.afflict(mishap, self._chosen(devices), self._stack.project)
+
+    def relieve(self, mishap: Mishap, devices: Sequence[str]) -> str:
+        """Have it end."""
+        return breaking.relieve(mishap, self._chosen(devices), self._stack.project)
+
+    def close(self) -> None:
+        """Keep what the devices have said, and take all down."""
+        for device, container in self._ids.items():
+            with suppress(SettingsError, OSError):
+                (self._folder / device).mkdir(exist_ok=True)
+                (self._folder / device / LOG).write_text(docker("logs", container))
+        self._stack.close()
+
+    def _chosen(self, devices: Sequence[str]) -> dict[str, str]:
+        return {device: self._ids[device] for device in devices}
