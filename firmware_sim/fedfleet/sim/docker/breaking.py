@@ -12,6 +12,8 @@ from fedfleet.wire.errors import SettingsError
 TOOLS = "fedfleet-faults"  # an image with tc and iptables
 OWN_MEMORY = 512 * 2**20  # what services.yaml gives a device
 PARALLEL = 8
+TBF = "burst 8kb latency 500ms"
+NAMED = "link=$(ip -o -4 address show scope global | cut -d' ' -f2)"  # it has another name after each disconnection
 Act = Callable[[str], str]  # takes a container, returns what was done to it
 
 
@@ -40,9 +42,11 @@ def _beginnings(mishap: Mishap, project: str) -> dict[str, Act]:
         ),
         "kill": lambda one: _done("killed", "kill", one),
         "slow": lambda one: _link(
-            one, f"sends {rate} at most", f"tc qdisc replace dev eth0 root tbf rate {rate} {TBF}"
+            one, f"sends {rate} at most", f"tc qdisc replace dev $link root tbf rate {rate} {TBF}"
         ),
-        "loss": lambda one: _link(one, f"loses {mishap.amount:.4g} of its packets", _dropping("-A", mishap.amount)),
+        "loss": lambda one: _link(
+            one, f"loses {100 * mishap.amount:g} % of its packets", _dropping("-A", mishap.amount)
+        ),
         "memory": lambda one: _memory(one, int(mishap.amount)),
     }
 
@@ -51,13 +55,10 @@ def _endings(mishap: Mishap, project: str) -> dict[str, Act]:
     return {
         "disconnect": lambda one: _done("on the network again", "network", "connect", *_on(project, one)),
         "kill": lambda one: _done("started again", "start", one),
-        "slow": lambda one: _link(one, "sends as fast as it can again", "tc qdisc del dev eth0 root"),
+        "slow": lambda one: _link(one, "sends as fast as it can again", "tc qdisc del dev $link root"),
         "loss": lambda one: _link(one, "loses no packets", _dropping("-D", mishap.amount)),
         "memory": lambda one: _memory(one, OWN_MEMORY),
     }
-
-
-TBF = "burst 8kb latency 500ms"
 
 
 def _on(project: str, container: str) -> tuple[str, str]:
@@ -77,7 +78,7 @@ def _done(what: str, *command: str) -> str:
 def _link(container: str, what: str, command: str) -> str:
     """Run `command` in the network of `container`, from an image that has tc and iptables."""
     within = ("--rm", "--network", f"container:{container}", "--cap-add", "NET_ADMIN", "--user", "0")
-    return _done(what, "run", *within, TOOLS, "sh", "-c", command)
+    return _done(what, "run", *within, TOOLS, "sh", "-c", f"{NAMED}; {command}")
 
 
 def _memory(container: str, size: int) -> str:

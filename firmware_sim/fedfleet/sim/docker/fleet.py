@@ -88,10 +88,10 @@ class DockerFleet:
 
     def close(self) -> None:
         """Keep what the devices have said, and take all down."""
-        for device, container in self._ids.items():
+        places = {device: self._folder / device / LOG for device in self._stack.devices}
+        for service, place in (*places.items(), ("broker", self._folder.parent / "mosquitto.log")):
             with suppress(SettingsError, OSError):
-                (self._folder / device).mkdir(exist_ok=True)
-                (self._folder / device / LOG).write_text(docker("logs", container))
+                place.write_text(docker("logs", self._ids[service]))
         self._stack.close()
 
     def _chosen(self, devices: Sequence[str]) -> dict[str, str]:
