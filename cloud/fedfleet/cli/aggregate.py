@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +20,7 @@ from fedfleet.cloud.combine import combined
 from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federated import Measure, brief
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
+from fedfleet.cloud.identity.doors import doors
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.refine.plan import Refine, owned, telling
@@ -82,10 +84,11 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             say(line(record), **known(record))
 
         topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(aggregator, now=True))
-        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report, refined)
+        denied, desk = stack.enter_context(doors(base, settings))
+        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report, refined, denied)
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
-        _run(aggregator, operations, say)
+        _run(aggregator, operations, say, desk)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")
 
@@ -136,10 +139,11 @@ def known(record: RoundRecord) -> dict[str, object]:
     return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
 
 
-def _run(aggregator: Aggregator, operations: Operations, say: Say) -> None:
+def _run(aggregator: Aggregator, operations: Operations, say: Say, desk: Callable[[], None]) -> None:
     said, at = "", 0.0
     while not aggregator.done:
         aggregator.step(TICK)
+        desk()
         operations.look(aggregator)
         waiting = aggregator.waiting()
         if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:

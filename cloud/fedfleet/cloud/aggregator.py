@@ -7,7 +7,7 @@ here they are tied to the bus.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from functools import partial
 
@@ -46,11 +46,13 @@ class Aggregator:
         evaluate: Evaluate | None = None,
         report: Callable[[RoundRecord], None] = lambda _: None,
         refine: Refine | None = None,
+        denied: Callable[[], Container[str]] = tuple,
     ) -> None:
         """Pick up where `journal` ends.
 
         `evaluate` scores weights, `report` is told of every round that ends, and `refine` is given what a round has
-        made, before it is the round's model, where the federation has that due.
+        made, before it is the round's model, where the federation has that due. What those say that are `denied` is
+        dropped; it returns another object when these have changed.
         """
         self._federation = replace(federation, plan=federation.strategy.plan(federation.plan))
         self._topics = topics
@@ -61,6 +63,7 @@ class Aggregator:
         self._report = report
         self._refine = refine
         self._refining = ""
+        self._denied, self._out = denied, denied()
         self.weights, self._moments = restore(journal, federation)
         journal.tidy()
         if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
@@ -90,6 +93,7 @@ class Aggregator:
 
     def step(self, timeout: float) -> None:
         """Handle what arrives within `timeout` seconds; end the round, and begin the next one, when it is time."""
+        self._shut_out()
         for delivery in self._bus.deliveries(timeout if self._outbox.idle else min(timeout, HASTE)):
             self._handle(delivery)
         if self._intake is not None:
@@ -161,6 +165,8 @@ class Aggregator:
         try:
             if delivery.topic == self._topics.task:
                 self._see_task(delivery.payload)
+            elif self._topics.device(delivery.topic) in self._out:
+                log.warning("dropped a message on %s: this device was shut out", delivery.topic)
             elif delivery.topic.endswith("/status"):
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
             elif delivery.topic.endswith("/want"):
@@ -191,6 +197,14 @@ class Aggregator:
             log.warning("%s declined round %d: %s", device, status.declined, status.reason, extra=known)
         if self._round is not None:
             seat(self._round, self.presence, device)
+
+    def _shut_out(self) -> None:
+        """Forget the devices that have been denied since we last looked: no round waits for them, or takes theirs."""
+        before, self._out = self._out, self._denied()
+        for device in self.presence.remove(self._out) if self._out is not before else ():
+            log.warning("%s is shut out from now on", device)
+            if self._intake is not None:
+                self._intake.forget(device)
 
     def _begin(self, before: Intake | None = None) -> None:
         """Begin a round, or go on with the one that the journal left open; `before` is the intake of the last."""

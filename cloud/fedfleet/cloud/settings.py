@@ -126,6 +126,16 @@ class Combine:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Whose devices these are: `pki` is the authority's folder, of `fedfleet pki init`, relative to the settings file.
+
+    Devices that it has revoked are shut out. Where its key is there too, the desk is open as long as this runs.
+    """
+
+    pki: str = ""
+
+
+@dataclass(frozen=True)
 class AggregatorSettings:
     """`settings.toml`. `model` is a folder that `fedfleet compile` wrote; it and `state` are relative to the file."""
 
@@ -141,6 +151,7 @@ class AggregatorSettings:
     metrics: Metrics = field(default_factory=Metrics)
     combine: Combine = field(default_factory=Combine)
     refine: Refining = field(default_factory=Refining)
+    identity: Identity = field(default_factory=Identity)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")

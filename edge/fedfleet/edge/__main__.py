@@ -13,7 +13,10 @@ from pathlib import Path
 from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.board import ability, resident
 from fedfleet.edge.child import ChildTrainer
+from fedfleet.edge.enrol import enrolled, identity
 from fedfleet.edge.guards import ROOT, Watch
+from fedfleet.edge.notify import Pulse, tell
+from fedfleet.edge.renewing import Renewing
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.edge.stopping import Stopping
@@ -64,8 +67,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
     stopping = Stopping()
+
+    def end(*_: object) -> None:
+        stopping.set()
+        tell("STOPPING=1")
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
+        signal.signal(number, end)
     state = _opened(settings, folder, stopping)
     if state is None:
         return
@@ -76,19 +84,25 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 
 def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
+    pulse = Pulse(stopping.is_set)
+    if not enrolled(settings, pulse.ends):
+        return
     topics = Topics(settings.fleet)
-    able = ability(ROOT, settings.tags)
+    able = ability(ROOT, settings.all_tags)
     will = Will(topics.status(settings.device), birth(state, able), death(state, able))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     while not bus.connections and not stopping.wait(POLL):
-        pass  # the bus says why, and when it tries again
+        pulse.ends()  # the bus says why there is none, and when it tries again
     if stopping.is_set():
         bus.close()
         return
+    pulse.ready(f"device {settings.device} of fleet {settings.fleet}")
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
-    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch, able).run(stopping.is_set)
+    lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
+    agent = Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able)
+    agent.run(lambda: pulse.ends(trainer.at_work))
 
 
 def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:
