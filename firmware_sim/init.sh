@@ -18,6 +18,9 @@ total = $ROUNDS
 devices = $#
 deadline = 120
 
+[identity]
+pki = "pki"
+
 [plan]
 epochs = 2
 learning_rate = 0.02

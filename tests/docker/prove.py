@@ -14,14 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from docker import engine
+from docker import engine, whole
 from rich.console import Console
 
+from fedfleet.cloud.federation import RoundRecord
 from fedfleet.cloud.settings import Rounds
 from fedfleet.sim.docker.client import BUILD, ROOT, docker
+from fedfleet.sim.live import Screen
 from fedfleet.sim.record import Happened, Run, read
 from fedfleet.sim.simulate import simulate
 from fedfleet.sim.stage import Simulation
@@ -36,11 +39,12 @@ IMAGES = {
 WANTED = Simulation(
     devices=4,
     engine="docker",
-    rounds=Rounds(total=400, deadline=60.0),
-    plan=Plan(epochs=4, learning_rate=0.02, momentum=0.9),
+    rounds=Rounds(total=3000, deadline=60.0),
+    plan=Plan(learning_rate=0.02, momentum=0.9, epochs=2),
     baselines=False,
     mishaps=("disconnect 1 for 15s at 3", "memory 8m on 1 for 8s at 30s"),
 )
+ENOUGH = 5  # rounds with all devices, once nothing is wrong any more
 ACCURACY = 0.95
 WITHIN = "import importlib.util as u, os; print(os.getuid(), u.find_spec('tensorflow') is not None)"
 
@@ -91,16 +95,38 @@ def came_back(found: Run, begun: Happened, over: Happened) -> tuple[bool, bool]:
     return 3 in hurt, 4 in since
 
 
-def federation(folder: Path) -> tuple[Run, list[str]]:
+class Until(Screen):
+    """Ends a run, as Ctrl-C does, once all has gone wrong and been well again for some rounds."""
+
+    def __init__(self, *arguments: Any) -> None:
+        """As a screen is made."""
+        super().__init__(*arguments)
+        self._over = self._whole = 0
+
+    def say(self, text: str) -> None:
+        """Count what is over."""
+        super().say(text)
+        self._over += ", over: " in text
+
+    def round(self, record: RoundRecord) -> None:
+        """Count rounds with all devices since."""
+        super().round(record)
+        self._whole += self._over == len(WANTED.mishaps) and record.reported == WANTED.devices
+        if self._whole == ENOUGH:
+            raise KeyboardInterrupt
+
+
+def federation(out: Path) -> tuple[Run, list[str]]:
     """Run it, and return the run and the containers that ran out of memory."""
-    with killed_for_memory() as killed:
-        found = read(simulate(WANTED, folder, Console(file=sys.stderr)))
-    return found, killed
+    with killed_for_memory() as killed, suppress(KeyboardInterrupt):
+        simulate(WANTED, out, Console(file=sys.stderr), Until)
+    (folder,) = out.iterdir()
+    return read(folder), killed
 
 
-def left() -> list[str]:
-    """What of it is still there: containers, volumes, networks."""
-    label = ("--filter", "name=fedfleet-", "--quiet")
+def left(project: str) -> list[str]:
+    """What of a project is still there: containers, volumes, networks."""
+    label = ("--filter", f"name={project}", "--quiet")
     lists = (("ps", "--all"), ("volume", "ls"), ("network", "ls"))
     return [line for command in lists for line in docker(*command, *label).splitlines()]
 
@@ -113,7 +139,7 @@ def prove(folder: Path) -> dict[str, object]:
     print("images:", ", ".join(f"{tag} {size:.0f} MB" for tag, size in sizes.items()), flush=True)
     holds("the agent's image runs as user 10001, and has no TensorFlow", inside("fedfleet-agent") == "10001 False")
     holds("the cloud's image runs as user 10001, and has TensorFlow", inside("fedfleet-cloud") == "10001 True")
-    found, killed = federation(folder)
+    found, killed = federation(folder / "runs")
     assert found.outcome is not None
     score = found.outcome.federation or 0.0
     holds(f"four containers learned to {100 * score:.2f} %", score >= ACCURACY)
@@ -123,7 +149,10 @@ def prove(folder: Path) -> dict[str, object]:
         holds(f"{begun.text}; rounds went on without it", without)
         holds(f"{over.text}; the one that was {what} counts again", again)
     holds(f"Linux killed for memory in {', '.join(killed)} alone", len(killed) == 1)
-    holds("nothing is left of it", left() == [])
+    holds("nothing is left of it", left(f"fedfleet-{found.facts.id}") == [])
+    enrolled = whole.federation(folder / "whole")
+    holds(f"two containers enrolled, and the aggregator's counted both: {enrolled}", "2 of 2 reported" in enrolled)
+    holds("nothing is left of that either", left(whole.PROJECT) == [])
     return {
         "accuracy": f"{score:.4f}",
         "rounds": len(found.rounds),

@@ -10,12 +10,12 @@ from fedfleet.wire.errors import ProgramError
 def interpreter(program: bytes, threads: int = 1) -> Any:
     """A LiteRT interpreter over the bytes of a .tflite file."""
     try:
-        return _runtime()(model_content=program, num_threads=threads)
+        return runtime()(model_content=program, num_threads=threads)
     except (ValueError, RuntimeError) as error:
         raise ProgramError(f"the LiteRT runtime cannot load the program: {str(error).splitlines()[0]}") from error
 
 
-def _runtime() -> Any:
+def runtime() -> Any:
     """Return the interpreter's class: TensorFlow's, which takes seconds to load, where there is no other."""
     try:
         from ai_edge_litert.interpreter import Interpreter

@@ -6,15 +6,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fedfleet.sim.docker import breaking
 from fedfleet.sim.docker.client import docker, require
-from fedfleet.sim.docker.stack import PLAIN, PORT, Stack, archive
+from fedfleet.sim.docker.stack import CONFIGURATION, PORT, Stack, archive
 from fedfleet.sim.fleet import LOG, device_id
 from fedfleet.sim.mishaps import Mishap
 from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.settings import Broker
 
 KEEPALIVE = 10  # seconds: a device off the network is missed after 15
 GLANCE = 1.0
@@ -36,30 +37,36 @@ class DockerFleet:
         What `mishaps` will take is made ready. Raises SettingsError where docker is missing or fails, with nothing left
         behind.
         """
+        from fedfleet.sim.docker.keys import keys  # here and not at the top: it needs cryptography
+
         engine = require()
         names = list(map(device_id, range(devices)))
         self._folder = folder
         self._stack = Stack(f"fedfleet-{fleet}", folder.parent, names)
         with ExitStack() as down:
             down.callback(self._stack.close)
+            place = Path(down.enter_context(TemporaryDirectory()))
             say(f"docker {engine}: building the images of agent and broker, which takes minutes the first time")
             self._stack.build()
             breaking.prepare(mishaps)
-            given = {name: self._given(name, fleet) for name in names}
-            port = self._stack.up({"broker": archive({"mosquitto.conf": PLAIN}), **given})
+            found = keys(place, fleet, names, PORT, CONFIGURATION)
+            given = {name: self._given(name, fleet, found.authority, found.devices[name]) for name in names}
+            port = self._stack.up({"broker": archive({}, {".": found.broker}), **given})
             self._ids = self._stack.containers()
-            down.pop_all()
-        self.broker = Broker(port=port, keepalive=KEEPALIVE)
+            self._down = down.pop_all()
+        self.broker = replace(found.cloud, port=port, keepalive=KEEPALIVE)
         self.name = f"mosquitto in a container, docker {engine}"
         self._looked, self._gone = -GLANCE, list[str]()
 
-    def _given(self, device: str, fleet: str) -> bytes:
+    def _given(self, device: str, fleet: str, authority: str, identity: str) -> bytes:
         """Return what a device's container begins with; its examples are nowhere else then."""
         settings = (
             f'device = "{device}"\nfleet = "{fleet}"\n\n'
-            f'[broker]\nhost = "broker"\nport = {PORT}\nkeepalive = {KEEPALIVE}\n'
+            f'[broker]\nhost = "broker"\nport = {PORT}\nkeepalive = {KEEPALIVE}\ntls = true\n'
+            'ca = "ca.pem"\ncertificate = "state/identity.pem"\nkey = "state/identity.pem"\n'
         )
-        found = archive({"agent.toml": settings}, self._folder / device / "state")
+        texts = {"agent.toml": settings, "ca.pem": authority, "state/identity.pem": identity}
+        found = archive(texts, {"state": self._folder / device / "state"})
         shutil.rmtree(self._folder / device / "state")
         return found
 
@@ -92,7 +99,7 @@ class DockerFleet:
         for service, place in (*places.items(), ("broker", self._folder.parent / "mosquitto.log")):
             with suppress(SettingsError, OSError):
                 place.write_text(docker("logs", self._ids[service]))
-        self._stack.close()
+        self._down.close()
 
     def _chosen(self, devices: Sequence[str]) -> dict[str, str]:
         return {device: self._ids[device] for device in devices}

@@ -15,11 +15,10 @@ from fedfleet.wire.errors import BusDown, SettingsError
 
 USER = 10001  # whom the images run as
 HOME, CONFIGURATION = "/var/lib/fedfleet", "/etc/fedfleet"  # of a device, of the broker
-PORT = 1883
+PORT = 8883
 START = 20.0
 DOWN = 90.0
 SERVICES = "firmware_sim/services.yaml"
-PLAIN = f"listener {PORT} 0.0.0.0\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
 
 
 class Stack:
@@ -112,8 +111,8 @@ def described(devices: Iterable[str]) -> dict[str, object]:
     }
 
 
-def archive(texts: Mapping[str, str], folder: Path | None = None) -> bytes:
-    """Return a tar archive of files that belong to the images' user: `texts` by name, and all below `folder`."""
+def archive(texts: Mapping[str, str], folders: Mapping[str, Path]) -> bytes:
+    """Return a tar archive of files that belong to the images' user: `folders` and `texts`, by their names in it."""
 
     def owned(member: tarfile.TarInfo) -> tarfile.TarInfo:
         member.uid = member.gid = USER
@@ -123,10 +122,10 @@ def archive(texts: Mapping[str, str], folder: Path | None = None) -> bytes:
 
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, place in folders.items():
+            tar.add(place, name, filter=owned)
         for name, text in texts.items():
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
             tar.addfile(owned(member), io.BytesIO(text.encode()))
-        if folder is not None:
-            tar.add(folder, folder.name, filter=owned)
     return buffer.getvalue()
