@@ -14,7 +14,7 @@ from fedfleet.sim.docker.stack import HOME, archive
 from fedfleet.sim.split import split
 from fedfleet.wire.errors import SettingsError
 
-PROJECT, DEVICES, ROUNDS = "fedfleet-whole", ("d0", "d1"), "3"
+PROJECT, DEVICES, ROUNDS = "fedfleet-whole", ("d0", "d1"), "60"
 COMPOSE = ("compose", "--project-name", PROJECT, "--file", str(ROOT / "firmware_sim" / "compose.yaml"))
 PATIENCE = 180.0
 
@@ -24,25 +24,21 @@ def federation(folder: Path) -> str:
     os.environ.update(DEVICES=" ".join(DEVICES), ROUNDS=ROUNDS)
     folder.mkdir()
     try:
-        docker(*COMPOSE, "up", "--no-build", "--detach", "aggregator", "broker", *DEVICES, seconds=PATIENCE)
+        docker(*COMPOSE, "up", "--no-build", "--detach", "broker", *DEVICES, seconds=PATIENCE)
         for device, part in zip(DEVICES, split("iid", load("digits", 0), len(DEVICES), 0), strict=True):
-            until_well(device, "python3", "-m", "fedfleet.edge.health", "--settings", "agent.toml")
             np.savez(folder / "examples.npz", x=part.x, y=part.y)
-            docker("cp", "-", f"{container(device)}:{HOME}", given=archive({}, {"e.npz": folder / "examples.npz"}))
-            docker(
-                "exec",
-                container(device),
-                "python3",
-                "-m",
-                "fedfleet.edge",
-                *"--settings agent.toml import e.npz".split(),
-            )
-        until_well("aggregator", "python3", "-m", "fedfleet.cloud.health", "settings.toml")
+            given = archive({}, {"examples.npz": folder / "examples.npz"})
+            docker("cp", "-", f"{container(device)}:{HOME}", given=given)
+            agent = ("python3", "-m", "fedfleet.edge", "--settings", "agent.toml")
+            docker("exec", container(device), *agent, "import", "examples.npz")
+        docker(*COMPOSE, "up", "--no-build", "--detach", "aggregator", seconds=PATIENCE)
+        until_well("aggregator", "fedfleet.cloud.health", "settings.toml")
+        for device in DEVICES:
+            until_well(device, "fedfleet.edge.health", "--settings", "agent.toml")
         if docker("wait", container("aggregator"), seconds=PATIENCE) != "0":
             return docker("logs", "--tail", "1", container("aggregator"))
-        return next(
-            line for line in docker("logs", container("aggregator")).splitlines() if f"round {ROUNDS} closed" in line
-        )
+        lines = docker("logs", container("aggregator")).splitlines()
+        return next(line for line in lines if line.startswith(f"round {ROUNDS} closed"))
     finally:
         docker(*COMPOSE, "down", "--volumes", "--timeout", "5")
 
@@ -57,7 +53,7 @@ def until_well(service: str, *check: str) -> None:
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            docker("exec", container(service), *check)
+            docker("exec", container(service), "python3", "-m", *check)
         except SettingsError:
             if time.monotonic() > deadline:
                 raise
