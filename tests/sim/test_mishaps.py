@@ -194,3 +194,29 @@ def test_a_killed_device_comes_back_and_counts_and_the_report_names_what_was_don
     page = (folder / "report.html").read_text()
     assert "What went wrong on command" in page and begun.text in page
     assert [line["round"] for line in document(folder)["mishaps"]] == [begun.round, over.round]
+
+
+@pytest.mark.parametrize("kind", KINDS[:1])
+def test_a_fleet_that_is_all_dead_is_waited_for_where_it_comes_back(kind: str, tmp_path: Path) -> None:
+    wanted = Simulation(
+        devices=2,
+        broker=kind,
+        rounds=Rounds(total=5, deadline=60.0),
+        mishaps=("kill all for 1s at 2",),
+        baselines=False,
+    )
+    found = read(simulate(wanted, tmp_path, Console(file=io.StringIO())))
+    assert found.finished and found.rounds[-1].reported == 2
+    assert [what.text for what in found.happened] == [
+        "kill all for 1s at 2: d0, d1: killed",
+        "kill all for 1s at 2, over: d0, d1: started again",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS[:1])
+def test_a_fleet_that_is_killed_for_good_ends_the_run(kind: str, tmp_path: Path) -> None:
+    wanted = Simulation(
+        devices=2, broker=kind, rounds=Rounds(total=500, deadline=60.0), mishaps=("kill all at 2",), baselines=False
+    )
+    with pytest.raises(SettingsError, match="all agents ended"):
+        simulate(wanted, tmp_path, Console(file=io.StringIO()))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 
 from fedfleet.sim.docker import breaking
@@ -42,7 +43,8 @@ class DockerFleet:
         engine = require()
         names = list(map(device_id, range(devices)))
         self._folder = folder
-        self._stack = Stack(f"fedfleet-{fleet}", folder.parent, names)
+        # runs of the same second, in other folders, have the same name
+        self._stack = Stack(f"fedfleet-{fleet}-{token_hex(3)}", folder.parent, names)
         with ExitStack() as down:
             down.callback(self._stack.close)
             place = Path(down.enter_context(TemporaryDirectory()))
