@@ -75,7 +75,10 @@ def test_a_board_with_a_claim_gets_a_certificate_and_the_claim_is_gone(fleet: Wo
     assert connects(board.settings.broker, "pump-1")
 
 
-def test_an_operator_accepts_and_the_device_is_told_at_once(fleet: World, tmp_path: Path) -> None:
+def test_an_operator_accepts_and_the_device_is_told_at_once(
+    fleet: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     path = settings(tmp_path / "board", fleet, "pump-2")
     claim(fleet.pki, tmp_path / "board" / "claim.pem", accepts=False)
     board, ledger = Board(path), Ledger(fleet.pki)
@@ -86,6 +89,8 @@ def test_an_operator_accepts_and_the_device_is_told_at_once(fleet: World, tmp_pa
     with desk(fleet) as at:
         assert until(lambda: (at.step(0.05), state())[1] == "pending")
         assert not board.outcome
+        (key,) = (each.key for each in ledger.claims() if each.wants == "pump-2")
+        assert f"with key {key[:16]}" in caplog.text  # for the operator to compare
         claims.settle(ledger, "pump-2", "accepted")
         assert until(lambda: (at.step(0.05), board.outcome)[1] == [True])
     assert state() == "issued"
@@ -122,11 +127,18 @@ def test_a_board_is_refused_says_why_and_asks_again(
     assert (tmp_path / "board" / "claim.pem").exists()
 
 
-def test_an_expired_claim_is_told_so_by_the_broker(fleet: World, tmp_path: Path) -> None:
+def test_an_expired_claim_is_told_so_by_the_broker(
+    fleet: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = claim(fleet.pki, tmp_path / "claim.pem", days=1 / 86_400)
     assert until(lambda: time.time() > path.stat().st_mtime + 2)
     with pytest.raises(BusDown, match="our certificate has expired"):
         MqttBus(fleet.as_(path), "claim-x")
+    (tmp_path / "board").mkdir()
+    path.rename(tmp_path / "board" / "claim.pem")
+    board = Board(settings(tmp_path / "board", fleet, "pump-7"))
+    assert until(lambda: "claim.pem has expired, by this clock; have a new one made" in caplog.text)
+    board.end()
 
 
 def test_a_revoked_device_is_told_so_by_the_broker(fleet: World, tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ class Asking:
                 self._next = self._clock() + SHORTEST + self._backoff.pause(0, refused=self.said == "refused")
                 asked = Enrol(self._identity.device, self._group, self._identity.request(self._by))
                 bus.publish(self._topic, pack_enrol(asked))
+                key = self._identity.fingerprint(self._by)
+                log.info("device %s asks for a certificate by %s, with key %s", asked.device, self._by, key[:16])
         except StoreError as error:  # a disk that refuses is asked again, like the desk
             log.error("%s", error)
         return False
@@ -88,11 +90,12 @@ class Claim:
     def __init__(self, path: Path) -> None:
         """Raises SettingsError where it is none."""
         try:
-            self.name = read(path.read_bytes()).name
+            found = read(path.read_bytes())
         except (OSError, FrameError) as error:
             raise SettingsError(
                 f"enrol.claim: {path} is no claim ({error}); have one made: fedfleet enrol claim"
             ) from None
+        self.name, self.ends = found.name, found.ends
         if not CLAIM.fullmatch(self.name):
             raise SettingsError(f"enrol.claim: {path} is the certificate of {self.name[:48]!r}, and no claim")
 
@@ -134,7 +137,8 @@ def _new(found: Identity, claim: Path) -> bool:
 def _asked(settings: AgentSettings, wanted: Identity, claim: Path, stopped: Callable[[], bool]) -> bool:
     found, topics = Claim(claim), Topics(settings.fleet)
     broker = reached_by(settings.broker, claim)
-    log.info("device %s asks for its certificate by %s", settings.device, found.name)
+    if found.ends < time.time():
+        log.error("the claim %s has expired, by this clock; have a new one made: fedfleet enrol claim", claim)
     asking = Asking(wanted, topics, found.name, settings.group, str(claim), time.monotonic)
     bus = MqttBus(broker, found.name, wait=0)
     try:

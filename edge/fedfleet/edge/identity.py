@@ -6,6 +6,8 @@ and requests are made by the `openssl` command, which every Raspberry Pi OS has;
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import subprocess
 from dataclasses import dataclass
@@ -66,6 +68,11 @@ class Identity:
             key = openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
             files.write(self._key(by), key, secret=True)
         return openssl("req", "-new", "-key", str(self._key(by)), "-subj", f"/CN={self.device}")
+
+    def fingerprint(self, by: str) -> str:
+        """Return the SHA-256 of the public key that `by` asks with, in hex, as the desk shows it to its operator."""
+        body = b"".join(_public(self._key(by)).splitlines()[1:-1])
+        return hashlib.sha256(base64.b64decode(body)).hexdigest()
 
     def take(self, chain: bytes, ca: str, by: str) -> None:
         """Make `chain` the identity, with the key that `by` has asked for it with; again is as good as once.
