@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from brokers import needs_mosquitto
 from certificates import needs_openssl
+from faults import kill_points
 from identities import World, claim, desk, mode, settings, world
 from processes import until
 
@@ -201,3 +203,28 @@ def test_the_claim_that_has_served_is_scrubbed_when_it_is_put_there_again(fleet:
     assert enrolled(load_agent(tmp_path / "board" / "agent.toml")[0], lambda: pytest.fail("it asked"))
     assert not path.exists()
     assert (tmp_path / "board" / "state" / "identity.pem").read_bytes() == first
+
+
+@contextmanager
+def agent(path: Path) -> Iterator[Callable[[], str]]:
+    """The agent's own process; what is yielded returns its log so far."""
+    log = path.with_name("agent.log")
+    process = kill_points.process(log, "fedfleet.edge", "--settings", str(path))
+    try:
+        yield log.read_text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+    finally:
+        process.kill()
+
+
+def test_the_agent_enrols_connects_and_ends_when_it_is_told(fleet: World, tmp_path: Path) -> None:
+    path = settings(tmp_path / "board", fleet, "pump-8")
+    claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    with agent(path) as said:
+        assert until(lambda: "asks for a certificate by claim-" in said(), 60)  # and nobody answers
+    with agent(path) as said, desk(fleet) as at:
+        assert until(lambda: (at.step(0.05), "device pump-8 of fleet pumps is ready, start 2" in said())[1], 60)
+    with agent(path) as said:
+        assert until(lambda: "device pump-8 of fleet pumps is ready, start 3" in said(), 60)
+    assert "asks for a certificate" not in said().partition("start 2")[2]
