@@ -30,7 +30,7 @@ die() {
 
 put() { # SOURCE TARGET MODE OWNER: a copy of SOURCE takes the place of TARGET
 	[ "$(id -u)" = 0 ] || set -- "$1" "$2" "$3" "$owner"
-	if [ ! -L "$2" ] && cmp -s "$1" "$2" && [ "$(stat -c '%a %u:%g' "$2")" = "$3 $4" ]; then return 0; fi
+	if cmp -s "$1" "$2" && [ "$(stat -c '%a %u:%g' "$2")" = "$3 $4" ]; then return 0; fi # a link has a mode of its own
 	case $2 in "$var"/*) new=$work/file ;; *) new=$2.new ;; esac
 	cp "$1" "$new"
 	chown "$4" "$new"

@@ -251,6 +251,12 @@ def test_links_that_the_agents_user_lays_are_not_followed(tmp_path: Path, tree: 
         before.st_uid,
     )
     assert (tree / VAR / "claim.pem").read_text() == CLAIM
+    shutil.copy2(tree / VAR / "claim.pem", tmp_path / "alike")
+    (tree / VAR / "claim.pem").unlink()
+    (tree / VAR / "claim.pem").symlink_to(tmp_path / "alike")
+    (made / "claim.pem").write_text(CLAIM)
+    assert install(made, "--root", tree).returncode == 0
+    assert not (tree / VAR / "claim.pem").is_symlink()
     shutil.rmtree(tree / VAR / "slots")
     (tree / VAR / "slots").symlink_to(tmp_path)
     assert "is a link: remove it" in install(made, "--root", tree).stderr
