@@ -189,6 +189,27 @@ def test_why_the_rest_of_proc_stays_in_sight(board: Machine) -> None:
     assert probed(board, script, "ProcSubset=pid")[-1] == "[False, False, False]"
 
 
+def test_a_drop_in_lets_a_sensor_in(board: Machine) -> None:
+    """As docs/board.md has it: without the lines no device, with them the one that is named, and not the next."""
+    known = Path("/proc/misc").read_text().split()
+    if not {"tun", "fuse"} <= set(known):
+        pytest.skip("no devices to stand for sensors in this kernel")
+    numbers = {name: known[known.index(name) - 1] for name in ("tun", "fuse")}
+    for name, number in numbers.items():
+        board.said("sh", "-c", f"mknod /dev/{name} c 10 {number} && chgrp audio /dev/{name} && chmod 660 /dev/{name}")
+    script = """
+for name in ("tun", "fuse"):
+    try:
+        open(f"/dev/{name}", "rb", buffering=0).close()
+        print("opened")
+    except OSError as error:
+        print(error.strerror)
+"""
+    assert probed(board, script)[-2:] == ["No such file or directory"] * 2
+    more = ["PrivateDevices=no", "DeviceAllow=/dev/tun rw", "SupplementaryGroups=audio"]
+    assert probed(board, script, *more)[-2:] == ["opened", "Operation not permitted"]
+
+
 def test_a_training_process_that_hangs_is_noticed_and_all_is_started_again(
     tmp_path: Path, board: Machine, broker: Broker, small: Compiled, examples: Examples
 ) -> None:
