@@ -63,6 +63,16 @@ scrub() { # FILE: overwritten where it lies, then removed
 	left=$1
 }
 
+look_at_claim() { # a power cut may have left one that was overwritten already: of no use, and no secret
+	[ -f "$claim" ] || die "$claim: no such file"
+	if [ -z "$(tr -d '\000' <"$claim")" ]; then
+		rm "$claim"
+		claim=''
+	else
+		grep -q '^-----BEGIN CERTIFICATE-----' "$claim" || die "$claim is no claim: fedfleet enrol claim makes one"
+	fi
+}
+
 live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 user() { # make the user that the agent runs as, and find the numbers of it
@@ -138,7 +148,7 @@ install() {
 	[ -n "$settings" ] || [ ! -f "$here/agent.toml" ] || settings=$here/agent.toml
 	[ -n "$claim" ] || [ ! -f "$here/claim.pem" ] || claim=$here/claim.pem
 	[ -n "$settings" ] || [ -f "$etc/agent.toml" ] || die "there are no settings: put agent.toml beside $0, or give --settings FILE"
-	[ -z "$claim" ] || [ -f "$claim" ] || die "$claim: no such file"
+	[ -z "$claim" ] || look_at_claim
 	found=$(python3 -B "$here/bundle.py" check "$here" "${root:-/}" "$settings" "$claim") || exit 2
 	read -r slot state age numpy <<END
 $found

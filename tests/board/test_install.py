@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import trees
-from trees import SETTINGS, VAR, bundle, install, picture
+from trees import CLAIM, SETTINGS, VAR, bundle, install, picture
 
 root_alone = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-CLAIM = "# fedfleet claim\nsecret\n"
 
 
 @pytest.fixture
@@ -156,6 +155,16 @@ def test_a_claim_is_overwritten_where_it_lay(tree: Path, made: Path) -> None:
         assert held.read() == bytes(len(CLAIM))
 
 
+@pytest.mark.parametrize("rest", [b"", bytes(40)])
+def test_a_claim_that_a_power_cut_left_overwritten_is_no_claim(tree: Path, made: Path, rest: bytes) -> None:
+    (made / "claim.pem").write_text(CLAIM)
+    install(made, "--root", tree)
+    (made / "claim.pem").write_bytes(rest)
+    assert install(made, "--root", tree).stdout == "fedfleet: 1.2 is installed; nothing changed\n"
+    assert not (made / "claim.pem").exists()
+    assert (tree / VAR / "claim.pem").read_text() == CLAIM
+
+
 REFUSED = {
     "no settings": ("there are no settings: put agent.toml beside", lambda made, tree: (made / "agent.toml").unlink()),
     "not TOML": ("Expected '=' after a key", lambda made, tree: (made / "agent.toml").write_text("device\n")),
@@ -174,6 +183,10 @@ REFUSED = {
     "another Python": ("the board has 3.13 on aarch64", lambda made, tree: trees.python(tree, "3.13")),
     "a machine nobody knows": ("on an unknown machine", lambda made, tree: trees.python(tree, "3.11", "riscv64")),
     "no Python": ("usr/bin/python3 is not there", lambda made, tree: (tree / "usr/bin/python3").unlink()),
+    "no claim": (
+        "claim.pem is no claim: fedfleet enrol claim makes one",
+        lambda made, tree: (made / "claim.pem").write_text(SETTINGS),
+    ),
     "no openssl": ("usr/bin/openssl is not there", lambda made, tree: (tree / "usr/bin/openssl").unlink()),
     "a damaged wheel": (
         "is damaged, its bytes are not those of release.json",
@@ -190,13 +203,13 @@ def test_it_looks_before_it_acts(tree: Path, made: Path, case: str) -> None:
     reason, spoil = REFUSED[case]
     (made / "claim.pem").write_text(CLAIM)
     spoil(made, tree)
-    before = picture(tree)
+    before, claim = picture(tree), (made / "claim.pem").read_text()
     result = install(made, "--root", tree)
     assert (result.returncode, result.stdout) == (2, "")
     assert reason in result.stderr and result.stderr.startswith("fedfleet: ")
     assert len(result.stderr.splitlines()) == 1
     assert picture(tree) == before
-    assert (made / "claim.pem").read_text() == CLAIM
+    assert (made / "claim.pem").read_text() == claim
 
 
 @root_alone

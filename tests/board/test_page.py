@@ -25,7 +25,7 @@ def test_its_settings_are_those_that_the_agent_and_install_sh_take(tmp_path: Pat
     assert loaded.enrol.claim == "/var/lib/fedfleet/claim.pem"
     assert folder == Path("/var/lib/fedfleet/state")
     made = trees.bundle(tmp_path / "bundle", settings=text)
-    (made / "claim.pem").touch()
+    (made / "claim.pem").write_text(trees.CLAIM)
     tree = trees.tree(tmp_path / "tree")
     trees.numpy(tree)
     assert trees.install(made, "--root", tree).returncode == 0
@@ -35,7 +35,7 @@ def test_what_it_says_lies_there_lies_there(tmp_path: Path) -> None:
     tree = trees.tree(tmp_path / "tree")
     trees.numpy(tree)
     made = trees.bundle(tmp_path / "bundle")
-    (made / "claim.pem").write_text("secret\n")
+    (made / "claim.pem").write_text(trees.CLAIM)
     trees.install(made, "--root", tree)
     (layout,) = (text for _, text in BLOCKS if "/var/lib/fedfleet/slots/current" in text)
     paths = [line.split()[0].replace("<version>", "1.2") for line in layout.splitlines() if line.startswith("/")]

@@ -20,7 +20,7 @@ from fedfleet.cloud.flash.ssh import Found, install
 from fedfleet.wire.errors import SettingsError
 
 SETTINGS = trees.SETTINGS.encode()
-CLAIM = b"# fedfleet claim\nsecret\n"
+CLAIM = b"# fedfleet claim\n-----BEGIN CERTIFICATE-----\nsecret\n"
 pytestmark = pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking())
 PI = Found("Raspbian GNU/Linux 12", "bookworm", "armv7l", "aarch64", "3.11", 10**6, 1000, True)
 
