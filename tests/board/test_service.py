@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,12 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 @pytest.fixture
 def board(tmp_path: Path, bundle: Path, broker: Broker) -> Iterator[Machine]:
     """A board whose bundle lies in the shared folder, installed and met by its broker."""
+    with installed(tmp_path, bundle, broker) as machine:
+        yield machine
+
+
+@contextmanager
+def installed(tmp_path: Path, bundle: Path, broker: Broker) -> Iterator[Machine]:
     shutil.copytree(bundle, tmp_path / "fedfleet")
     (tmp_path / "fedfleet" / "agent.toml").write_text(SETTINGS.format(port=broker.port))
     with systemd.booted(tmp_path) as machine:
@@ -90,9 +97,15 @@ def import_examples(machine: Machine, folder: Path, examples: Examples) -> str:
     return machine.said("runuser", "-u", "fedfleet", "--", "/usr/lib/fedfleet/launch", "import", "/tmp/data.npz")
 
 
+@pytest.mark.parametrize("runtime", ["bundle", "bundle_of_litert"])
 def test_it_trains_a_round_in_its_sandbox(
-    tmp_path: Path, board: Machine, broker: Broker, small: Compiled, examples: Examples
+    tmp_path: Path, request: pytest.FixtureRequest, runtime: str, broker: Broker, small: Compiled, examples: Examples
 ) -> None:
+    with installed(tmp_path, request.getfixturevalue(runtime), broker) as board:
+        trains_a_round(tmp_path, board, broker, small, examples)
+
+
+def trains_a_round(tmp_path: Path, board: Machine, broker: Broker, small: Compiled, examples: Examples) -> None:
     assert import_examples(board, tmp_path, examples) == "20 examples imported; d1 holds 20 now"
     records: list[RoundRecord] = []
     bus = MqttBus(broker, "mill-cloud")
