@@ -61,7 +61,7 @@ def damaged(source: Path, target: Path, change: Callable[[bytearray], object]) -
     ],
 )
 def test_a_card_has_one_way_to_be_made(here: Path, options: tuple[str, ...]) -> None:
-    refused(*options, words="say what to make: --image FILE with --out FILE or --write DEVICE, or --boot")
+    refused(*options, words="say what to make: --image FILE with --out FILE or --write DEVICE, or --boot .*, or --ssh")
 
 
 def test_what_is_no_image(here: Path, images: Images) -> None:
