@@ -104,6 +104,8 @@ def flash(
     """Write the agent and its settings onto Raspberry Pi OS, in the form that its release reads. No root, no mount."""
     if sum(map(bool, (image, boot, ssh))) != 1 or bool(image) != bool(out or write):
         raise SettingsError(f"say what to make: {WAYS}")
+    if not (bundle or ssh):
+        raise SettingsError("a card needs --bundle: make one with `fedfleet bundle`")
     announce(f"fedfleet flash: {settings} onto {ssh or boot or write or out}")
     with needs("cloud"):
         from fedfleet.cloud.flash import agentfile, owner
@@ -129,10 +131,13 @@ def flash(
     with interruptible():
         if ssh:
             facts = _installed(ssh, bundle, agent, promised, wishes)
-        elif found is None:
-            raise SettingsError("a card needs --bundle: make one with `fedfleet bundle`")
-        else:
+        elif found is not None:
             facts = _made(image, out, write, boot, Wanted(found, agent, wishes, promised), yes)
+    _print(facts, json_file)
+
+
+def _print(facts: dict[str, Any], json_file: Path | None) -> None:
+    """Show the rows of `facts`, and write the rest to a file where one is named."""
     Console().print(_table(facts.pop("rows")))
     if json_file is not None:
         files.write(json_file, json.dumps(facts, indent=1).encode())
