@@ -150,8 +150,9 @@ def prove(folder: Path) -> dict[str, object]:
         holds(f"{over.text}; the one that was {what} counts again", again)
     holds(f"Linux killed for memory in {', '.join(killed)} alone", len(killed) == 1)
     holds("nothing is left of it", left(f"fedfleet-{found.facts.id}") == [])
-    enrolled = whole.federation(folder / "whole")
+    enrolled, ails = whole.federation(folder / "whole")
     holds(f"two containers enrolled, and the aggregator's counted both: {enrolled}", "2 of 2 reported" in enrolled)
+    holds(f"one that was revoked is shut out: {ails}", "no connection to port" in ails)
     holds("nothing is left of that either", left(whole.PROJECT) == [])
     return {
         "accuracy": f"{score:.4f}",
