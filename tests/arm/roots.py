@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
+NETWORK = "try again when the network is up"
 PYTHON = "3.11"
 # cpuinfo, which XNNPACK asks, ends the process when an aarch64 program reads an x86 processor's description
 CPUINFO = """processor\t: 0
@@ -160,15 +161,15 @@ def _install(board: Board, pins: str, to: Path) -> None:
     run(command, f"wheels for {board.machine}")
 
 
-def run(command: list[str], what: str, patience: float = PATIENCE) -> None:
-    """Run what is to succeed within so many seconds; raises Missing with its last words."""
+def run(command: list[str], what: str, patience: float = PATIENCE, remedy: str = NETWORK) -> None:
+    """Run what is to succeed within so many seconds; raises Missing with its last words and the remedy."""
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False)
     except subprocess.TimeoutExpired:
-        raise Missing(f"{what} did not come within {patience:g} s; try again when the network is up") from None
+        raise Missing(f"{what} did not come within {patience:g} s; {remedy}") from None
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Missing(f"{what} could not be had: {last[:200]}; try again when the network is up")
+        raise Missing(f"{what} could not be had: {last[:200]}; {remedy}")
 
 
 def command(board: Board, root: Path, *arguments: str) -> list[str]:

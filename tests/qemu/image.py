@@ -21,6 +21,7 @@ from arm.roots import Missing, run
 HERE = Path(__file__).parent
 STANDINS = HERE / "standins"
 PATIENCE = 1500.0
+ELSEWHERE = "use a machine whose root may mount and use binfmt_misc"
 MIB = 2**20
 BOOT_MIB, ROOT_MIB = 256, 1024
 BINFMT = Path("/proc/sys/fs/binfmt_misc")
@@ -169,8 +170,8 @@ def _kernel(building: Path) -> Path:
 def _bootstrap(release: Release, root: Path) -> None:
     """Debian in `root`, its packages configured."""
     if not (BINFMT / "status").exists():
-        run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], "binfmt_misc")
-    run(["update-binfmts", "--enable", "qemu-aarch64"], "the emulation of arm64 (binfmt)")
+        run(["mount", "-t", "binfmt_misc", "binfmt_misc", str(BINFMT)], "binfmt_misc", remedy=ELSEWHERE)
+    run(["update-binfmts", "--enable", "qemu-aarch64"], "the emulation of arm64", remedy=ELSEWHERE)
     include = f"--include={','.join(release.packages)}"
     command = ["debootstrap", "--foreign", "--arch=arm64", "--variant=minbase", include, release.suite, str(root)]
     run([*command, _mirror()], f"Debian's {release.suite} for arm64", PATIENCE)
@@ -182,7 +183,7 @@ def _bootstrap(release: Release, root: Path) -> None:
 def chroot(root: Path, *command: str) -> None:
     """Run a command of the image's, emulated, with none of this machine's variables."""
     clean = ["env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive"]
-    run([*clean, "chroot", str(root), *command], f"{command[0]} in the image", PATIENCE)
+    run([*clean, "chroot", str(root), *command], f"{command[0]} in the image", PATIENCE, ELSEWHERE)
 
 
 def _mirror() -> str:

@@ -26,6 +26,8 @@ from qemu.cloud import GUEST, Cloud
 from qemu.image import Release
 from qemu.machine import Board, Stuck
 
+from fedfleet.wire.errors import FedfleetError
+
 CACHE = roots.ROOT / ".board"
 STATE = "/var/lib/fedfleet"
 INBOX = "fedfleet/inbox/digits.npz"
@@ -57,7 +59,7 @@ def main() -> int:
     except roots.Missing as missing:
         print(f"test-board cannot run: {missing}")
         return 2
-    except (Wrong, Stuck, cloud.Failed, card.Unreadable) as wrong:
+    except (Wrong, Stuck, cloud.Failed, card.Unreadable, FedfleetError) as wrong:
         print(f"{wrong}\nresult board=wrong release={asked.release}")
         return 1
     print(
