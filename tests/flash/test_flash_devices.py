@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import cards
 import commands
+import processes
 import pytest
 from cards import MIB, Images
 
@@ -93,6 +96,26 @@ def test_nobody_is_asked_where_nobody_can_be(here: Path, images: Images, loops: 
     assert not any((here / "disk").read_bytes())
 
 
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 2), (b"y\n", 0)])
+def test_who_sits_at_a_terminal_is_asked(here: Path, images: Images, loops: Loops, answer: bytes, code: int) -> None:
+    card = loops(sized(here / "disk", 64))
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    done = subprocess.run(
+        [sys.executable, "-m", "fedfleet.cli.main", "flash", *COMMON, "--image", images(), "--write", card],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        env=processes.environment(),
+        check=False,
+    )
+    for end in (ours, theirs):
+        os.close(end)
+    assert done.returncode == code, done.stderr
+    assert f"{card}, unknown model, 0.1 GB: all that is on it will be lost. Write it?" in done.stdout
+    assert any((here / "disk").read_bytes()) == (code == 0)
+
+
 def test_a_card_that_is_too_small(here: Path, images: Images, loops: Loops) -> None:
     card = loops(sized(here / "disk", 20))
     assert "too small, the image has" in flash("--image", images(), "--write", card, "--yes")
@@ -123,7 +146,8 @@ def test_a_mounted_partition_of_a_card(here: Path, images: Images, loops: Loops)
     card = loops(cards.copy(images(), here / "disk"))
     cards.run("partx", "-a", card)
     with ExitStack() as stack:
-        stack.callback(cards.run, "partx", "-d", card)
+        # other processes may have seen the mount in namespaces of their own, and hold on to it for a while
+        stack.callback(subprocess.run, ["partx", "-d", card], capture_output=True, check=False)
         assert "a partition; name the whole disk" in flash("--image", images(), "--write", f"{card}p2", "--yes")
         at = mounted(stack, here / "at", f"{card}p2")
         assert f"mounted at {at}" in flash("--image", images(), "--write", card, "--yes")

@@ -14,6 +14,7 @@ from fedfleet.cli import (
     bundle,
     compare,
     compile,  # noqa: A004 - the verb's name
+    doctor,
     enrol,
     flash,
     fleet,
@@ -37,6 +38,7 @@ app.command("compile", epilog=compile.EXAMPLES)(compile.compile_model)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")

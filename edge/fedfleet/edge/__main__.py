@@ -7,7 +7,7 @@ import logging
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 from fedfleet.edge.agent import Agent, birth, death
@@ -17,6 +17,7 @@ from fedfleet.edge.enrol import enrolled, identity
 from fedfleet.edge.guards import ROOT, Watch
 from fedfleet.edge.notify import Pulse, tell
 from fedfleet.edge.renewing import Renewing
+from fedfleet.edge.running import Running, hold
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.edge.stopping import Stopping
@@ -33,12 +34,18 @@ EXAMPLES = """examples:
   fedfleet-agent --settings agent.toml               follow the fleet's tasks until stopped
   fedfleet-agent --settings agent.toml import data.npz
   fedfleet-agent --settings agent.toml import 'data.csv?label=failure'
+  fedfleet-agent --settings agent.toml doctor        what is wrong here, and what to do about it
 """
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the agent, or import examples. Exits with 0, or 2 and one line for the owner's mistakes."""
+    """Run the agent, or import examples, or look for what is wrong.
+
+    Exits with 0, or with 2 where something is to be mended, and one line for the owner's mistakes.
+    """
     arguments = _parser().parse_args(argv)
+    if arguments.command == "doctor":
+        sys.exit(_doctor(arguments.settings, arguments.json))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     try:
         settings, folder = load_agent(arguments.settings)
@@ -62,7 +69,20 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     importing = commands.add_parser("import", help="append examples from a file to the device's store, then exit")
     importing.add_argument("file", help="FILE.npz with arrays x and y, or FILE.csv?label=COLUMN")
+    doctor = commands.add_parser("doctor", help="say what keeps the device from training, and what to do about it")
+    doctor.add_argument("--json", action="store_true", help="print JSON, and nothing else")
     return parser
+
+
+def _doctor(file: Path, as_json: bool) -> int:
+    """Print what all checks come to; returns the exit code, 2 where something is to be mended."""
+    from fedfleet.edge.doctor.checks import look
+    from fedfleet.wire.doctor import checkup
+
+    logging.basicConfig(level=logging.CRITICAL)  # what is said below is said once, with its fix
+    found = look(file)
+    print(checkup.as_json("device", found) if as_json else checkup.as_text(found))
+    return checkup.code(found)
 
 
 def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
@@ -74,15 +94,16 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    state = _opened(settings, folder, stopping)
-    if state is None:
+    held = hold(folder, stopping.wait)
+    state = _opened(settings, folder, stopping) if held else None
+    if held is None or state is None:
         return
     command = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
-    with kept("the collector", command, stopping) if settings.collects else nullcontext():
-        _follow(settings, state, stopping)
+    with closing(held), kept("the collector", command, stopping) if settings.collects else nullcontext():
+        _follow(settings, state, held, stopping)
 
 
-def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
+def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stopping) -> None:
     """Follow the fleet's tasks until `stopping`."""
     pulse = Pulse(stopping.is_set)
     if not enrolled(settings, pulse.ends):
@@ -92,17 +113,23 @@ def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
     will = Will(topics.status(settings.device), birth(state, able), death(state, able))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
     while not bus.connections and not stopping.wait(POLL):
+        held.tell(0, bus.reason)
         pulse.ends()  # the bus says why there is none, and when it tries again
     if stopping.is_set():
         bus.close()
         return
     pulse.ready(f"device {settings.device} of fleet {settings.fleet}")
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
+
+    def stopped() -> bool:
+        held.tell(bus.connections, bus.reason)
+        return pulse.ends(trainer.at_work)
+
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
     lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
     agent = Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able)
-    agent.run(lambda: pulse.ends(trainer.at_work))
+    agent.run(stopped)
 
 
 def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:
