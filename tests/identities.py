@@ -77,6 +77,7 @@ def world(base: Path) -> Iterator[World]:
     port = free_port()
     pki = made(base / "pki", port)
     (pki / folder.ACL).write_text(ACL)
+    (pki / "data").mkdir()
     settings = [
         f"listener {port} 127.0.0.1",
         f"cafile {pki / 'ca.pem'}",
@@ -84,6 +85,7 @@ def world(base: Path) -> Iterator[World]:
         f"keyfile {pki / 'broker.key'}",
         f"crlfile {pki / 'crl.pem'}",
         f"acl_file {pki / 'acl'}",
+        f"pid_file {pki / 'data' / 'mosquitto.pid'}",
         "require_certificate true",
         "use_identity_as_username true",
         "use_username_as_clientid true",

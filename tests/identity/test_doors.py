@@ -193,7 +193,7 @@ def device(name: str, base: Path, fleet: Fleet, trainer: SeededTrainer) -> Itera
             bus = MqttBus(found.broker, name, Will(topics.status(name), birth(state), death(state)))
             Agent(name, topics, bus, state, trainer, time.monotonic).run(over.is_set)
 
-    thread = threading.Thread(target=live)
+    thread = threading.Thread(target=live, daemon=True)
     thread.start()
     try:
         yield

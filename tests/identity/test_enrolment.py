@@ -16,7 +16,7 @@ from faults import kill_points
 from identities import World, claim, desk, mode, settings, world
 from processes import until
 
-from fedfleet.cloud.identity import claims, revocation
+from fedfleet.cloud.identity import claims, desks, revocation
 from fedfleet.cloud.identity.ledger import Ledger
 from fedfleet.edge.enrol import enrolled
 from fedfleet.edge.settings import load_agent
@@ -47,7 +47,7 @@ class Board:
         self.identity = Path(self.settings.broker.certificate)
         self.ended = threading.Event()
         self.outcome: list[bool] = []
-        self.thread = threading.Thread(target=self._run)
+        self.thread = threading.Thread(target=self._run, daemon=True)  # a test that fails leaves it behind
         self.thread.start()
 
     def _run(self) -> None:
@@ -228,3 +228,26 @@ def test_the_agent_enrols_connects_and_ends_when_it_is_told(fleet: World, tmp_pa
     with agent(path) as said:
         assert until(lambda: "device pump-8 of fleet pumps is ready, start 3" in said(), 60)
     assert "asks for a certificate" not in said().partition("start 2")[2]
+
+
+def test_a_device_that_comes_back_may_speak_again(fleet: World, tmp_path: Path) -> None:
+    topic = "fedfleet/v1/pumps/device/pump-9/status"
+    (tmp_path / "board").mkdir()
+    claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    enrols(fleet, tmp_path / "board", "pump-9")
+    revocation.revoke(fleet.pki, "pump-9", time.time())
+    fleet.broker.send_signal(signal.SIGHUP)
+    claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    assert "user pump-9\ntopic deny #" in (fleet.pki / "acl").read_text()
+    board = Board(settings(tmp_path / "board", fleet, "pump-9"))
+    with desks.opened(fleet.pki, fleet.link("enrol")) as at:
+        assert until(lambda: (at.step(0.05), board.outcome)[1] == [True], 60)
+    board.end()
+    assert "pump-9" not in (fleet.pki / "acl").read_text()
+    listener, speaker = MqttBus(fleet.link("cloud"), "pumps-cloud"), MqttBus(board.settings.broker, "pump-9")
+    listener.subscribe(topic)
+    try:
+        assert until(lambda: (speaker.publish(topic, b"here"), bool(listener.deliveries(0.2)))[1])
+    finally:
+        listener.close()
+        speaker.close()

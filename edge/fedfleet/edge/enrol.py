@@ -63,9 +63,9 @@ class Asking:
             if self._clock() >= self._next:
                 self._next = self._clock() + SHORTEST + self._backoff.pause(0, refused=self.said == "refused")
                 asked = Enrol(self._identity.device, self._group, self._identity.request(self._by))
-                bus.publish(self._topic, pack_enrol(asked))
                 key = self._identity.fingerprint(self._by)
                 log.info("device %s asks for a certificate by %s, with key %s", asked.device, self._by, key[:16])
+                bus.publish(self._topic, pack_enrol(asked))
         except StoreError as error:  # a disk that refuses is asked again, like the desk
             log.error("%s", error)
         return False

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from fedfleet.cloud.broker import server
+from fedfleet.cloud.broker.folder import copied, kept
 from fedfleet.cloud.identity import authority, folder, revocation
 from fedfleet.cloud.identity.desk import Desk
 from fedfleet.cloud.identity.ledger import Ledger
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.settings import Broker
+
+log = logging.getLogger("fedfleet.desk")
 
 
 @contextmanager
@@ -27,5 +32,10 @@ def opened(pki: Path, broker: Broker) -> Iterator[Desk]:
 
 
 def _returned(pki: Path, ledger: Ledger) -> None:
-    """Let a device that was enrolled anew in again, as far as the broker's rules go."""
-    revocation.deny(pki, ledger)
+    """Let a device that was enrolled anew in again: take it off the access list, and have the broker read that."""
+    if not revocation.deny(pki, ledger):
+        return
+    if (where := kept(pki)) != pki:
+        copied(pki, where)
+    if left := server.reload(where):
+        log.info("%s; until its access list is read anew, devices that were revoked and enrolled anew stay out", left)
