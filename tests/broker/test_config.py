@@ -209,6 +209,12 @@ def test_without_mosquitto_the_syntax_is_2_0_and_a_check_says_what_to_install(
     assert "take --syntax 2.0" in config(folder, "--syntax", "2.1")
 
 
+def test_settings_that_are_no_text_are_one_line(folder: Path, kind: str) -> None:
+    (folder / "mosquitto.conf").write_bytes(b"\xff\xfe")
+    said = command("broker", "check", str(folder))
+    assert said.startswith(f"refused: {folder / 'mosquitto.conf'} cannot be tried: ") and "\n" not in said
+
+
 def test_a_folder_without_settings_is_no_broker_s(folder: Path, kind: str) -> None:
     assert "fedfleet broker config writes one" in command("broker", "check", str(folder))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import ssl
 import subprocess
 import time
@@ -176,6 +177,15 @@ def test_without_a_broker_here_the_operator_is_told_what_to_do(kind: str, tmp_pa
     assert "no mosquitto runs" in said[0] and "SIGHUP" in said[0] and str(found.folder) in said[0]
     assert said[1:] == [f"then end its session: fedfleet broker kick {found.pki} pump-1"]
     assert "start one or correct host and port" in command("broker", "kick", str(found.pki), "pump-1")
+
+
+def test_where_the_broker_s_folder_is_gone_the_operator_is_told_what_to_carry(kind: str, tmp_path: Path) -> None:
+    found = Estate(tmp_path, apart=True)
+    found.enrol("pump-1")
+    shutil.rmtree(found.folder)
+    said = command("pki", "revoke", str(found.pki), "pump-1").splitlines()[1:]
+    assert "cannot be written" in said[0] and f"crl.pem and acl of {found.pki}" in said[0]
+    assert said[1:] == [f"then end its session: fedfleet broker kick {found.pki} pump-1"]
 
 
 @pytest.mark.parametrize("who", ["another", "nobody", "rubbish", "init"])

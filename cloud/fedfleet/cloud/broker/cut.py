@@ -19,7 +19,7 @@ from fedfleet.cloud.broker.folder import copied, kept
 from fedfleet.cloud.identity import authority
 from fedfleet.cloud.identity.folder import link, read
 from fedfleet.wire import files
-from fedfleet.wire.errors import BusDown
+from fedfleet.wire.errors import BusDown, StoreError
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.settings import Broker
 from fedfleet.wire.topics import name
@@ -32,17 +32,17 @@ def cut(pki: Path, device: str) -> list[str]:
     """Have the broker of a PKI folder shut out `device`, which the folder's lists name already.
 
     Returns what is left for people to do, in order, a line each; nothing where it has been done. Raises SettingsError
-    and StoreError for files that cannot be read or written.
+    for files of the PKI folder that cannot be read.
     """
-    folder = kept(pki)
-    if folder != pki:
-        copied(pki, folder)
+    folder, then = kept(pki), f"then end its session: fedfleet broker kick {pki} {device}"
+    try:
+        if folder != pki:
+            copied(pki, folder)
+    except StoreError as error:
+        return [f"{error}; give the broker crl.pem and acl of {pki}, and send it SIGHUP", then]
     elsewhere = server.reload(folder)
     if elsewhere:
-        return [
-            f"{elsewhere}; if it reads other files, give it crl.pem and acl of {folder} before",
-            f"then end its session: fedfleet broker kick {pki} {device}",
-        ]
+        return [f"{elsewhere}; if it reads other files, give it crl.pem and acl of {folder} before", then]
     try:
         kick(pki, device)
     except BusDown as error:

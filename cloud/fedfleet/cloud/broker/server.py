@@ -62,11 +62,14 @@ def check(folder: Path) -> list[str]:
     settings = folder / "mosquitto.conf"
     if not settings.is_file():
         raise SettingsError(f"{folder} has no mosquitto.conf: fedfleet broker config writes one")
-    with tempfile.TemporaryDirectory(dir=folder) as beside:
-        trial = Path(beside)
-        trial.chmod(0o755)  # started by root, mosquitto becomes another user
-        (trial / "mosquitto.conf").write_text(_elsewhere(settings.read_text()))
-        return (_tested(path, trial) if (version() or ()) >= (2, 1) else []) + _started(path, trial)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder) as beside:
+            trial = Path(beside)
+            trial.chmod(0o755)  # started by root, mosquitto becomes another user
+            (trial / "mosquitto.conf").write_text(_elsewhere(settings.read_text()))
+            return (_tested(path, trial) if (version() or ()) >= (2, 1) else []) + _started(path, trial)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{settings} cannot be tried: {error}; run this as the owner of {folder}") from None
 
 
 def reload(folder: Path) -> str:
