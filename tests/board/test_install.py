@@ -8,6 +8,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -250,13 +251,15 @@ def test_it_is_taken_off_and_what_is_the_owners_stays(tree: Path, made: Path) ->
 
 
 @root_alone
-def test_without_root_it_installs_into_a_tree_alone(tmp_path: Path, tree: Path, made: Path) -> None:
+def test_without_root_it_installs_into_a_tree_alone() -> None:
     nobody = 65534
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
-            folder.chmod(0o711)
-    subprocess.run(["chown", "-R", str(nobody), tree], check=True)
-    assert "run this as root" in install(made, user=nobody).stderr
-    result = install(made, "--root", tree, user=nobody)
-    assert result.returncode == 0, result.stderr
-    assert (tree / VAR).stat().st_uid == nobody
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        folder.chmod(0o711)
+        made, tree = bundle(folder / "fedfleet"), trees.tree(folder / "tree")
+        trees.numpy(tree)
+        subprocess.run(["chown", "-R", str(nobody), tree], check=True)
+        assert "run this as root" in install(made, user=nobody).stderr
+        result = install(made, "--root", tree, user=nobody)
+        assert result.returncode == 0, result.stderr
+        assert (tree / VAR).stat().st_uid == nobody

@@ -28,7 +28,7 @@ MACHINES = {"arm64": "aarch64", "armhf": "armv7l", "amd64": "x86_64"}  # by Debi
 ROOM = 200 * 2**10  # KiB for the bundle, its slot and one more of it
 OPTIONS = ("-o", "ConnectTimeout=15", "-o", "ServerAliveInterval=15", "-o", "ControlMaster=auto")
 LOOK = r"""
-. /etc/os-release 2>/dev/null
+[ ! -r /etc/os-release ] || . /etc/os-release
 python=$(readlink /usr/bin/python3)
 place=/var/lib/fedfleet; [ -d $place ] || place=/var/lib; [ -z "$ROOT" ] || place=$ROOT
 echo "system=${PRETTY_NAME:-an unknown system}"
