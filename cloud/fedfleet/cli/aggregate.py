@@ -84,7 +84,8 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             say(line(record), **known(record))
 
         topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(aggregator, now=True))
-        denied, desk = stack.enter_context(doors(base, settings))
+        with needs("cloud"):
+            denied, desk = stack.enter_context(doors(base, settings))
         aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report, refined, denied)
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
