@@ -41,7 +41,7 @@ def size(source: Path) -> int:
         file.seek(end - FOOTER - length)
         numbers = _numbers(file.read(length)[1:-4])
     blocks = next(numbers, 0)
-    return sum(unpacked for _, unpacked in islice(zip(numbers, numbers), blocks))
+    return sum(unpacked for _, unpacked in islice(zip(numbers, numbers), min(blocks, MAX_INDEX)))
 
 
 def _numbers(data: bytes) -> Iterator[int]:
@@ -95,9 +95,7 @@ def _require_room(source: Path, out: Path) -> None:
     except OSError as error:
         raise SettingsError(f"{error.filename}: {error.strerror}; check --image and --out") from None
     if need > free:
-        raise StoreError(
-            f"{out} cannot be written: {need:,} bytes and more are needed, {free:,} are free; free the disk"
-        )
+        raise StoreError(f"{out} cannot be written: {need:,} bytes are needed, {free:,} are free; {ELSEWHERE}")
 
 
 def _unpack(source: Path, target: Path, progress: Progress) -> None:
