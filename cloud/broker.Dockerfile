@@ -11,8 +11,8 @@ USER root
 FROM ${BASE}
 RUN apt-get update && apt-get install -y --no-install-recommends mosquitto \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
- && install -d -o 10001 -g 10001 -m 700 /var/lib/mosquitto /etc/fedfleet
-VOLUME /var/lib/mosquitto /etc/fedfleet
+ && install -d -o 10001 -g 10001 -m 700 /etc/fedfleet
+VOLUME /etc/fedfleet
 USER 10001:10001
 EXPOSE 8883
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s CMD ["bash", "-c", ": < /dev/tcp/127.0.0.1/8883"]
