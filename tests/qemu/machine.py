@@ -15,7 +15,7 @@ from processes import until
 from qemu import card
 from qemu.image import Image
 
-RESTART = 240.0  # seconds for one boot that ends in a restart, on a machine that does much else
+RESTART = 600.0  # seconds for one boot that ends in a restart, on a machine that does much else
 BEHIND = timedelta(days=150)  # by how much its clock is: a Raspberry Pi has none that runs without power
 REPORT = re.compile(r"report (pid=.*)")
 
@@ -74,7 +74,7 @@ class Board:
     def off(self) -> None:
         """Press its power button, and wait until it has shut down; raises Stuck."""
         self.command("system_powerdown")
-        self._ended(60)
+        self._ended(RESTART)
 
     def plug(self, inside: bool) -> None:
         """Put the network's cable in, or pull it out."""

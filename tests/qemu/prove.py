@@ -34,8 +34,8 @@ INBOX = "fedfleet/inbox/digits.npz"
 UNIT = "/etc/systemd/system/fedfleet-agent.service"
 EXPOSURE = 2.0  # of 10, by `systemd-analyze security`; a unit without a sandbox has 9.6
 ROUNDS = 3
-PATIENCE = 300.0
-ABSENCE = 120.0
+PATIENCE = 600.0
+ABSENCE = 300.0
 
 
 class Wrong(Exception):
