@@ -30,7 +30,25 @@ CMDLINES = {
 }
 PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 MACHINES = {32: "armv7l", 64: "aarch64"}
-SETTINGS = 'device = "pump-1"\nfleet = "pumps"\nstate = "/var/lib/fedfleet/state"\n'
+SETTINGS = """device = "pump-1"
+fleet = "pumps"
+state = "/var/lib/fedfleet/state"
+
+[enrol]
+claim = "/var/lib/fedfleet/claim.pem"
+
+[broker]
+host = "broker.example"
+port = 8883
+tls = true
+certificate = "/var/lib/fedfleet/state/identity.pem"
+key = "/var/lib/fedfleet/state/identity.pem"
+"""
+STOCK = {
+    "user-data": b"#cloud-config\n\n# hostname: raspberrypi\nssh_pwauth: false\n#runcmd:\n#- [ ls, -l, / ]\n",
+    "network-config": b"network:\n  version: 2\n\n  ethernets:\n    eth0:\n      dhcp4: true\n      optional: true\n# wifis:\n",
+    "meta-data": b"# dsmode\ndsmode: local\ninstance_id: rpios-image\n",
+}
 
 
 def elf(bits: int) -> bytes:
@@ -46,7 +64,7 @@ def boot_files(release: str, bits: int) -> dict[str, bytes]:
     found = {name: name.encode() * 100 for name in [*kernels, "start4.elf", "overlays/vc4-kms-v3d.dtbo"]}
     found |= {"cmdline.txt": CMDLINES[release].encode(), "config.txt": b"[all]\narm_64bit=1\n"}
     if release == "trixie":
-        found |= {name: f"# {name}: nothing set\n".encode() for name in ("user-data", "network-config", "meta-data")}
+        found |= STOCK
     return found
 
 
@@ -162,8 +180,8 @@ def claim(path: Path, fleet: str = "pumps", device: str = "", days: float = 30, 
     )
     path.write_bytes(
         head.encode()
-        + certificate(fleet, authority, fleet, authority, 7000)
         + certificate("claim-0123456789ab", own, fleet, authority, days)
+        + certificate(fleet, authority, fleet, authority, 7000)
         + key
     )
     return path

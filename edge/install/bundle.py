@@ -30,7 +30,7 @@ def check(here: Path, root: Path, settings: str, claim: str) -> None:
     _check_board(release, root)
     wheels = [_wheel(here, wheel) for wheel in release["wheels"]]
     if settings:
-        _check_settings(Path(settings), bool(claim))
+        _check_settings(Path(settings), root, bool(claim))
     slots = root / STATE[1:] / "slots"
     slot = _slot(slots, release["version"], text)
     there = (slots / slot / "release.json").is_file()
@@ -88,7 +88,7 @@ def _wheel(here: Path, wheel: dict[str, Any]) -> Path:
     return path
 
 
-def _check_settings(file: Path, claimed: bool) -> None:
+def _check_settings(file: Path, root: Path, claimed: bool) -> None:
     import tomllib
 
     try:
@@ -99,6 +99,8 @@ def _check_settings(file: Path, claimed: bool) -> None:
         refuse(f'{file}: the service may only write below {STATE}: set state = "{STATE}/state"')
     if claimed and table.get("enrol", {}).get("claim") != f"{STATE}/claim.pem":
         refuse(f'{file}: the claim is moved to {STATE}: set claim = "{STATE}/claim.pem" in [enrol]')
+    if (claimed or "release" in table) and not (root / "usr/bin/openssl").exists():
+        refuse(f"{root / 'usr/bin/openssl'} is not there: keys and releases need it: apt-get install openssl")
 
 
 def _slot(slots: Path, version: str, text: bytes) -> str:

@@ -156,6 +156,7 @@ END
 	put "$here/launch" "$root/usr/lib/fedfleet/launch" 755 0:0
 	put "$here/install.sh" "$root/usr/lib/fedfleet/install.sh" 755 0:0
 	[ -z "$settings" ] || accept
+	[ ! -f "$here/root.json" ] || put "$here/root.json" "$etc/root.json" 640 "0:${owner#*:}" # whose releases it takes
 	[ -z "$claim" ] || [ "$claim" = "$var/claim.pem" ] || put "$claim" "$var/claim.pem" 600 "$owner"
 	switch
 	mkdir -p "$root/etc/systemd/system/multi-user.target.wants"

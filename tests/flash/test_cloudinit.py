@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +42,7 @@ OWNERS = {
     "password": Owner("ada", HASH),
     "country": Owner(country="DE"),
 }
-CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedfleet-tests" / "cloud-init"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fedfleet-tests"
 SCHEMA = "usr/lib/python3/dist-packages/cloudinit/config/schemas/schema-cloud-config-v1.json"
 
 
@@ -129,22 +131,53 @@ def test_the_line_of_the_kernel() -> None:
     assert cloudinit.cmdline(radio, "y", Owner(country="DE")) == radio
 
 
-def schema() -> Any:
-    """cloud-init's own schema, from Debian's package; skips where it is not to be had."""
-    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
-    if not (CACHE / SCHEMA).is_file():
+def debian(*packages: str) -> Path:
+    """A folder with Debian's packages unpacked, fetched once; skips where they are not to be had."""
+    folder = CACHE / "-".join(packages)
+    if not folder.is_dir():
         if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-            pytest.skip("no apt-get here to fetch cloud-init's schema with")
+            pytest.skip(f"no apt-get here to fetch {' '.join(packages)} with")
         CACHE.mkdir(parents=True, exist_ok=True)
-        got = subprocess.run(
-            ["apt-get", "download", "cloud-init"], cwd=CACHE, capture_output=True, timeout=60, check=False
-        )
-        found = sorted(CACHE.glob("cloud-init_*.deb"))
-        if got.returncode or not found:
-            pytest.skip("Debian's package cloud-init cannot be fetched here")
-        subprocess.run(["dpkg-deb", "-x", found[-1], CACHE], check=True)
-    told = json.loads((CACHE / SCHEMA).read_text())
-    return jsonschema.Draft4Validator(told)
+        with tempfile.TemporaryDirectory(dir=CACHE) as name:
+            got = subprocess.run(
+                ["apt-get", "download", *packages], cwd=name, capture_output=True, timeout=60, check=False
+            )
+            found = sorted(Path(name).glob("*.deb"))
+            if got.returncode or len(found) != len(packages):
+                pytest.skip(f"Debian's {' '.join(packages)} cannot be fetched here")
+            for package in found:
+                subprocess.run(["dpkg-deb", "-x", package, Path(name) / "all"], check=True)
+            (Path(name) / "all").rename(folder)
+    return folder
+
+
+def schema() -> Any:
+    """cloud-init's own schema."""
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+    return jsonschema.Draft4Validator(json.loads((debian("cloud-init") / SCHEMA).read_text()))
+
+
+def keyfile(text: str) -> str:
+    """A value of a GLib key file as it is read."""
+    return re.sub(r"\\(.)", lambda match: {"s": " ", "n": "\n", "t": "\t"}.get(match[1], match[1]), text)
+
+
+@pytest.mark.parametrize("key", ["c" * 64, ""])
+def test_netplan_hands_the_network_on_to_networkmanager(tmp_path: Path, key: str) -> None:
+    folder = debian("netplan.io", "libnetplan0")
+    environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, folder.glob("usr/lib/*-linux-gnu")))}
+    for number, ssid in enumerate([*NASTY, "a;b;", "[wifi]", "/", "trailing\\", "x" * 32]):
+        plans = tmp_path / str(number) / "etc/netplan"
+        plans.mkdir(parents=True)
+        (plans / "00.yaml").write_text("network:\n  version: 2\n  renderer: NetworkManager\n")
+        (plans / "50.yaml").write_bytes(cloudinit.network_config(Owner(country="DE", wifi=Wifi(ssid, key))))
+        command = [folder / "usr/libexec/netplan/generate", "--root-dir", tmp_path / str(number)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr
+        (made,) = (path for path in (tmp_path / str(number)).rglob("*.nmconnection") if "wlan0" in path.name)
+        lines = dict(line.split("=", 1) for line in made.read_text().splitlines() if "=" in line)
+        assert keyfile(lines["ssid"]) == ssid
+        assert lines.get("psk", "") == key
 
 
 @pytest.mark.parametrize("name", OWNERS)

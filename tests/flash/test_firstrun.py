@@ -52,7 +52,14 @@ class Board:
     helpers: bool
 
     def __post_init__(self) -> None:
-        for folder in ("bin", "boot/firmware/fedfleet", "etc/ssh", "etc/NetworkManager/system-connections", "home/pi"):
+        for folder in (
+            "bin",
+            "boot/firmware/fedfleet",
+            "etc/ssh",
+            "etc/systemd/system",
+            "etc/NetworkManager/system-connections",
+            "home/pi",
+        ):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         for name in ("usermod", "groupmod", "systemctl", "raspi-config", "chown", "ln"):
             self._stub(f"bin/{name}")
@@ -64,7 +71,7 @@ class Board:
             self._stub("usr/lib/userconf-pi/userconf")
         (self.root / "etc/hosts").write_text("127.0.0.1 localhost\n127.0.1.1\traspberrypi\n")
         (self.root / "etc/hostname").write_text("raspberrypi\n")
-        (self.root / "boot/firmware/fedfleet/install.sh").write_text("echo installed; exit 3\n")
+        (self.root / "boot/firmware/fedfleet/install.sh").write_text("echo installed\n")
 
     def _stub(self, name: str, more: str = "") -> None:
         path = self.root / name
@@ -174,6 +181,29 @@ def test_without_the_image_s_programs_all_is_done_by_hand(bare: Board) -> None:
 
 def test_a_user_with_a_key_alone_is_set_up_all_the_same(board: Board) -> None:
     assert ["userconf", "ada", ""] in board.start(Owner("ada", keys=(KEY,)))
+
+
+def test_an_installation_that_fails_is_tried_again_when_there_is_a_network(board: Board) -> None:
+    script = board.root / "boot/firmware/fedfleet/install.sh"
+    script.write_text("echo no network; exit 2\n")
+    assert board.start(Owner()) == [["systemctl", "enable", "fedfleet-install.service"]]
+    assert board.read("boot/firmware/fedfleet/install.log") == "no network\n"
+    unit = board.read("etc/systemd/system/fedfleet-install.service")
+    (command,) = re.findall("(?m)^ExecStart=(.*)$", unit)
+    script.write_text("echo installed\n")
+    subprocess.run(command, shell=True, check=True)
+    assert board.read("boot/firmware/fedfleet/install.log") == "installed\n"
+    assert "ExecStartPost=/bin/systemctl disable fedfleet-install.service" in unit
+
+
+def test_systemd_finds_nothing_wrong_with_that_unit(board: Board) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    (board.root / "boot/firmware/fedfleet/install.sh").write_text("exit 2\n")
+    board.start(Owner())
+    unit = board.root / "etc/systemd/system/fedfleet-install.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    assert unit.name not in done.stderr, done.stderr
 
 
 def test_what_is_not_asked_for_is_not_touched(board: Board) -> None:

@@ -101,6 +101,30 @@ def test_an_older_bundle_leaves_nothing_behind(here: Path, images: Images) -> No
     assert "fedfleet/wheels/thing-1.0-two.whl" not in cards.names(here / "card.img")
 
 
+def test_the_first_images_of_trixie_were_set_up_as_bookworm_was(here: Path) -> None:
+    """What reads the settings is told by the boot partition, which system it is by the other one."""
+    disk = cards.assemble(here / "made", cards.boot_files("bookworm", 64), cards.root_files("trixie", 64))
+    assert "make a bundle for it" in flash("--image", disk, "--out", "card.img")
+    cards.bundle(here / "bundle", "trixie")
+    shown = flash("--image", disk, "--out", "card.img")
+    assert "Raspberry Pi OS Trixie, 64 bit, Python 3.13" in shown
+    assert "firstrun.sh" in cards.names(here / "card.img")
+
+
+def test_only_the_owner_may_read_the_image(here: Path, images: Images) -> None:
+    """A claim, a password's hash and a network's key are in it."""
+    flash("--image", images(), "--out", "card.img")
+    assert (here / "card.img").stat().st_mode & 0o077 == 0
+
+
+def test_a_real_claim_of_a_real_fleet(here: Path) -> None:
+    commands.run("pki", "init", "pki", "--fleet", "pumps", "--broker", "broker.example")
+    commands.run("enrol", "claim", "pki", "--group", "line-3", "--device", "pump-1", "--out", "claim.pem")
+    cards.lay(here / "bootfs", cards.boot_files("bookworm", 64))
+    assert "pump-1 of the fleet pumps" in flash("--boot", "bootfs")
+    assert (here / "bootfs/fedfleet/claim.pem").read_bytes() == (here / "claim.pem").read_bytes()
+
+
 def test_xz_is_known_by_its_bytes_and_unpacked(here: Path, images: Images) -> None:
     flash("--image", images(), "--out", "plain.img")
     (here / "download").write_bytes(cards.run("xz", "-0", "-c", images()))

@@ -156,3 +156,16 @@ def test_a_card_that_is_too_small_is_not_touched() -> None:
     with pytest.raises(SettingsError, match="too small, the image has"):
         write(plate)
     assert plate.order == []
+
+
+def test_an_interruption_leaves_a_card_that_does_not_start() -> None:
+    class Interrupted(Plate):
+        def write(self, start: int, data: bytes) -> int:
+            if start >= CHUNK:
+                raise KeyboardInterrupt
+            return super().write(start, data)
+
+    plate = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        write(plate)
+    assert incomplete(plate)

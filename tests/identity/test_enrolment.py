@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,14 +14,20 @@ from certificates import needs_openssl
 from identities import World, claim, desk, mode, settings, world
 from processes import until
 
-from fedfleet.cloud.identity import claims
+from fedfleet.cloud.identity import claims, revocation
 from fedfleet.cloud.identity.ledger import Ledger
 from fedfleet.edge.enrol import enrolled
 from fedfleet.edge.settings import load_agent
+from fedfleet.wire.errors import BusDown
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.settings import Broker
 
-pytestmark = [needs_mosquitto, needs_openssl]
+pytestmark = [
+    needs_mosquitto,
+    needs_openssl,
+    # paho leaves the socket of a handshake that failed to the garbage collector
+    pytest.mark.filterwarnings("ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +92,60 @@ def test_an_operator_accepts_and_the_device_is_told_at_once(fleet: World, tmp_pa
     ledger.close()
     board.end()
     assert connects(board.settings.broker, "pump-2")
+
+
+def test_several_boards_at_once(fleet: World, tmp_path: Path) -> None:
+    boards = []
+    for number in range(10, 16):
+        path = settings(tmp_path / f"board-{number}", fleet, f"pump-{number}")
+        claim(fleet.pki, path.parent / "claim.pem")
+        boards.append(Board(path))
+    with desk(fleet) as at:
+        assert until(lambda: (at.step(0.05), all(board.outcome for board in boards))[1])
+    for board in boards:
+        board.end()
+        assert connects(board.settings.broker, board.settings.device)
+
+
+def test_a_board_is_refused_says_why_and_asks_again(
+    fleet: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = settings(tmp_path / "board", fleet, "pump-3", group="line-4")
+    claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    board = Board(path)
+    with desk(fleet) as at:
+        said = "the enrolment desk says refused: the claim is for group line-3, not line-4"
+        assert until(lambda: (at.step(0.05), caplog.text.count(said) >= 2)[1], 60)
+    board.end()
+    assert board.outcome == [False]
+    assert not board.identity.exists()
+    assert (tmp_path / "board" / "claim.pem").exists()
+
+
+def test_an_expired_claim_is_told_so_by_the_broker(fleet: World, tmp_path: Path) -> None:
+    path = claim(fleet.pki, tmp_path / "claim.pem", days=1 / 86_400)
+    assert until(lambda: time.time() > path.stat().st_mtime + 2)
+    with pytest.raises(BusDown, match="our certificate has expired"):
+        MqttBus(fleet.as_(path), "claim-x")
+
+
+def test_a_revoked_device_is_told_so_by_the_broker(fleet: World, tmp_path: Path) -> None:
+    path = settings(tmp_path / "board", fleet, "pump-4")
+    claim(fleet.pki, tmp_path / "board" / "claim.pem")
+    board = Board(path)
+    with desk(fleet) as at:
+        assert until(lambda: (at.step(0.05), board.outcome)[1] == [True])
+    board.end()
+    assert connects(board.settings.broker, "pump-4")
+    revocation.revoke(fleet.pki, "pump-4", time.time())
+    fleet.broker.send_signal(signal.SIGHUP)
+
+    def refusal() -> str:
+        try:
+            MqttBus(board.settings.broker, "pump-4").close()
+        except BusDown as error:
+            return str(error)
+        return ""
+
+    assert until(lambda: "it says that our certificate was revoked" in refusal())
+    assert connects(fleet.link("cloud"), "pumps-cloud")

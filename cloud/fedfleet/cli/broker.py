@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from fedfleet.cloud.broker import folder, server
-from fedfleet.cloud.broker.layout import Layout, read
+from fedfleet.cli.terminal import needs
+from fedfleet.cloud.broker import server
+from fedfleet.cloud.broker.layout import Layout
+from fedfleet.cloud.identity.folder import read
 
 Pki = Annotated[Path, typer.Argument(help="The folder of the fleet's authority, from `fedfleet pki init`.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet broker "
@@ -38,8 +40,14 @@ def config(
     wanted = syntax or server.syntax()
     plugin = server.plugin() if wanted == "2.1" else ""
     layout = Layout(said.fleet, at or str(into.resolve()), port or said.port, websockets, wanted, plugin)
-    for path in folder.write(pki, into, layout, gossip=gossip):
+    with needs("cloud"):
+        from fedfleet.cloud.broker import folder
+
+        written = folder.write(pki, into, layout, gossip=gossip)
+    for path in written:
         print(f"wrote {path}")
+    if websockets and wanted == "2.0":
+        print("beware: by its WebSocket mosquitto 2.0 lets revoked certificates in; only the access list stops them")
     print(
         f"for mosquitto {wanted}; try it: fedfleet broker check {into}; run it: mosquitto -c {layout.at}/mosquitto.conf"
     )
@@ -53,3 +61,13 @@ def check(
     for line in server.check(directory):
         print(line)
     print(f"mosquitto {'.'.join(map(str, server.version() or ()))} takes {directory / 'mosquitto.conf'}")
+
+
+@app.command(epilog=f"{EXAMPLE}kick pki pump-7")
+def kick(pki: Pki, device: Annotated[str, typer.Argument(help="The device whose session is to end.")]) -> None:
+    """End a device's session, for a broker on another machine: `fedfleet pki revoke` does so where it can."""
+    with needs("cloud"):
+        from fedfleet.cloud.broker import cut
+
+        cut.kick(pki, device)
+    print(f"the session of {device} is over")

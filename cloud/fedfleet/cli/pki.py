@@ -86,13 +86,17 @@ def revoke(
 ) -> None:
     """Shut a device out for good: revoke its certificates. It comes back with a new key and a new claim alone."""
     with needs("cloud"):
+        from fedfleet.cloud.broker.cut import cut
         from fedfleet.cloud.identity import revocation
 
         found = revocation.revoke(pki, device, time.time(), reason)
+        left = cut(pki, device)
     if as_json:
-        print(json.dumps(found._asdict(), indent=1))
+        print(json.dumps({**found._asdict(), "left": left}, indent=1))
         return
     print(f"{device} is revoked ({len(found.serials)} certificates); {pki / folder.CRL} is written")
+    for each in left or ["the broker has shut it out, and ended its session"]:
+        print(each)
 
 
 def facts(certificate: Certificate) -> dict[str, Any]:

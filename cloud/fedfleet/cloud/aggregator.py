@@ -166,7 +166,7 @@ class Aggregator:
             if delivery.topic == self._topics.task:
                 self._see_task(delivery.payload)
             elif self._topics.device(delivery.topic) in self._out:
-                log.warning("dropped a message on %s: this device was shut out", delivery.topic)
+                log.info("dropped a message on %s: this device was shut out", delivery.topic)
             elif delivery.topic.endswith("/status"):
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
             elif delivery.topic.endswith("/want"):

@@ -81,8 +81,8 @@ class Identity:
         return self.path.is_file() and self.path.read_bytes().startswith(chain)
 
     def settle(self) -> None:
-        """Remove the next key where the identity has it: whoever was killed before did not come to that."""
-        if self._next.is_file() and self.path.read_bytes().endswith(self._next.read_bytes()):
+        """Remove the next key where the identity has it, or where it was half removed: a kill came in between."""
+        if not self._sound() or self.path.read_bytes().endswith(self._next.read_bytes()):
             files.scrub(self._next)
 
     def _sound(self) -> bool:

@@ -10,10 +10,16 @@ PACKET = 300_000
 
 def conf(layout: Layout) -> str:
     """Return the text of mosquitto.conf for a broker whose files lie in `layout.at`."""
-    listeners = [LISTENER.format(who="the fleet", port=layout.port, protocol="", at=layout.at)]
+    revoked = REVOKED.format(at=layout.at)
+    listeners = [LISTENER.format(who="the fleet", port=layout.port, protocol="", revoked=revoked, at=layout.at)]
     if layout.websockets:
-        who = "those whom a firewall lets pass by WebSocket only"
-        listeners.append(LISTENER.format(who=who, port=layout.websockets, protocol=WEBSOCKET, at=layout.at))
+        who, revoked = (
+            "those whom a firewall lets pass by WebSocket only",
+            UNSEEN if layout.syntax == "2.0" else revoked,
+        )
+        listeners.append(
+            LISTENER.format(who=who, port=layout.websockets, protocol=WEBSOCKET, revoked=revoked, at=layout.at)
+        )
     access = ACCESS[layout.syntax].format(at=layout.at, plugin=layout.plugin)
     texts = [HEAD.format(fleet=layout.fleet), access, LIMITS, DURABLE.format(at=layout.at), *listeners]
     return "\n".join(texts)
@@ -57,19 +63,21 @@ queue_qos0_messages false
 persistent_client_expiration 1d
 # that a device is lost is known within 15 minutes, whatever it asked for
 max_keepalive 600
+# small answers go at once, not 40 ms later together with the next
+set_tcp_nodelay true
 # the log has times that people can read
 log_timestamp_format %Y-%m-%dT%H:%M:%S
 """
 
 DURABLE = """\
-# what is retained outlives the broker
+# what is retained outlives the broker: a model of 25 MB need not be sent again after each restart
 persistence true
 # in a folder of its own, all that it writes
 persistence_location {at}/data/
-# written when something has changed, so that a broker that is killed has it, too
+# written when so much has changed, and at the end; not by the clock, where a broker at rest would write for ever
 autosave_on_changes true
-# after so many changes; by default it is written every 30 minutes
-autosave_interval 1
+# 1 would write all that is retained anew at each message; what a broker that is killed forgets, the fleet says again
+autosave_interval 1000
 # whom a revocation tells to read access list and revoked certificates anew
 pid_file {at}/data/mosquitto.pid
 """
@@ -77,6 +85,16 @@ pid_file {at}/data/mosquitto.pid
 WEBSOCKET = """\
 # MQTT in a WebSocket
 protocol websockets
+"""
+
+REVOKED = """\
+# nor who was revoked; read anew at SIGHUP
+crlfile {at}/crl.pem
+"""
+
+UNSEEN = """\
+# No crlfile here: 2.0 does not look at it for a WebSocket, and once it has read it anew dies of who is on it. Who was
+# revoked gets in by this port, and the access list denies everything; 2.1 keeps them out.
 """
 
 LISTENER = """\
@@ -88,9 +106,7 @@ max_connections 10000
 cafile {at}/ca.pem
 # and nobody else gets in
 require_certificate true
-# nor who was revoked; read anew at SIGHUP
-crlfile {at}/crl.pem
-# the broker's own certificate, with the names by which it is reached
+{revoked}# the broker's own certificate, with the names by which it is reached
 certfile {at}/broker.pem
 # and the key to it
 keyfile {at}/broker.key

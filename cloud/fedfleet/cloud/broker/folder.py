@@ -13,6 +13,9 @@ from pathlib import Path
 from fedfleet.cloud.broker.acl import acl
 from fedfleet.cloud.broker.conf import conf
 from fedfleet.cloud.broker.layout import Layout
+from fedfleet.cloud.identity.folder import LEDGER
+from fedfleet.cloud.identity.ledger import Ledger
+from fedfleet.cloud.identity.revocation import denials
 from fedfleet.wire import files
 from fedfleet.wire.errors import SettingsError, StoreError
 
@@ -33,7 +36,7 @@ def write(pki: Path, folder: Path, layout: Layout, *, gossip: bool = False) -> l
         _owned(folder / "data", folder)
     except OSError as error:
         raise StoreError(f"{folder} cannot be made: {error.strerror}; name another with --out") from None
-    put(pki / "acl", acl(layout.fleet, gossip=gossip).encode())
+    put(pki / "acl", (acl(layout.fleet, gossip=gossip) + _denials(pki)).encode())
     put(folder / "mosquitto.conf", conf(layout).encode())
     found = [folder / "mosquitto.conf", pki / "acl"]
     if folder.resolve() == pki.resolve():
@@ -78,6 +81,16 @@ def _owned(path: Path, folder: Path) -> None:
     if os.geteuid() == 0:
         owner = folder.stat()
         os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _denials(pki: Path) -> str:
+    if not (pki / LEDGER).is_file():
+        return ""
+    ledger = Ledger(pki)
+    try:
+        return denials(ledger)
+    finally:
+        ledger.close()
 
 
 def _source(path: Path) -> bytes:

@@ -3,28 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.settings import load
 
 SYNTAXES = ("2.0", "2.1")
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """`fleet.toml` of a PKI folder."""
-
-    fleet: str
-    hosts: tuple[str, ...]
-    port: int = 8883
-
-
-def read(pki: Path) -> Fleet:
-    """Return what the PKI folder says of its fleet; raises SettingsError where it is none."""
-    if not (pki / "fleet.toml").is_file():
-        raise SettingsError(f"{pki} is no folder of an authority: fleet.toml is not there; fedfleet pki init makes one")
-    return load(pki / "fleet.toml", Fleet)
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,19 @@ try:
 except FedfleetError as error:
     print(error)
     sys.exit(2)
-print(json.dumps([settings.device, settings.fleet, settings.broker.tls]))
+claim = settings.enrol.claim if hasattr(settings, "enrol") else ""
+print(json.dumps([settings.device, settings.fleet, settings.state, claim]))
 """
 
 
 @dataclass(frozen=True)
 class AgentFile:
-    """A settings file that the agent takes."""
+    """A settings file that the agent takes. `data` is the file, the rest is what the agent reads in it."""
 
     device: str
     fleet: str
-    tls: bool
+    state: str
+    claim: str
     data: bytes
 
 
@@ -58,8 +60,8 @@ def load(path: Path, bundle: Mapping[str, bytes]) -> AgentFile:
     if done.returncode:
         words = done.stderr.strip().splitlines() or ["no word why"]
         raise SettingsError(f"the agent in the bundle does not start: {words[-1]}; make the bundle again")
-    device, fleet, tls = json.loads(done.stdout)
-    return AgentFile(device, fleet, tls, path.read_bytes())
+    device, fleet, state, claim = json.loads(done.stdout)
+    return AgentFile(device, fleet, state, claim, path.read_bytes())
 
 
 def _unpack(bundle: Mapping[str, bytes], folder: str) -> None:

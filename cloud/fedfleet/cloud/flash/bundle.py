@@ -8,9 +8,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedfleet.cloud.bundle.make import RELEASE, Release, Wheel
 from fedfleet.cloud.flash.system import System
 from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.record import Mismatch, build, require
+from fedfleet.wire.record import Mismatch, build
 
 MAX_FILE = 128 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
@@ -20,28 +21,6 @@ NO_RUNTIME = (
     "{title}, Python {python}: there is no LiteRT runtime for it, so no agent can train on it; "
     "take the 64-bit image, or 32-bit Raspberry Pi OS Bookworm for a board without 64 bits"
 )
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A Python package of the bundle."""
-
-    name: str
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        require(NAME.fullmatch(self.name) is not None, f"wheels: {self.name!r} is no file name")
-
-
-@dataclass(frozen=True)
-class Release:
-    """`release.json`: which boards the wheels are for, by `python` (3.11) and `machine` (aarch64, armv7l)."""
-
-    version: str
-    python: str
-    machine: str
-    wheels: tuple[Wheel, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,18 +44,20 @@ class Bundle:
 
 def load(folder: Path) -> Bundle:
     """Return the bundle in `folder`; raises SettingsError where a file is missing, damaged or too large."""
-    if not (folder / "release.json").is_file():
+    if not (folder / RELEASE).is_file():
         raise SettingsError(f"{folder}: no release.json in it, so it is no bundle; {REMAKE}")
     try:
-        release = build(Release, json.loads(_read(folder / "release.json")), strict=False)
+        release = build(Release, json.loads(_read(folder / RELEASE)), strict=False)
     except (ValueError, Mismatch) as error:
-        raise SettingsError(f"{folder / 'release.json'}: {error}; {REMAKE}") from None
+        raise SettingsError(f"{folder / RELEASE}: {error}; {REMAKE}") from None
     top = sorted(file for file in folder.iterdir() if file.is_file() and file.name not in OWN)
     wheels = {f"wheels/{wheel.name}": _wheel(folder / "wheels" / wheel.name, wheel) for wheel in release.wheels}
     return Bundle(release, wheels | {file.name: _read(file) for file in top if NAME.fullmatch(file.name)})
 
 
 def _wheel(path: Path, wheel: Wheel) -> bytes:
+    if NAME.fullmatch(wheel.name) is None:
+        raise SettingsError(f"{path.parent.parent / RELEASE}: {wheel.name!r} is no file name; {REMAKE}")
     data = _read(path)
     if len(data) != wheel.size or hashlib.sha256(data).hexdigest() != wheel.sha256:
         raise SettingsError(f"{path}: not the file that release.json names; {REMAKE}")

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
-from fedfleet.cloud.flash.firstrun import bare
+from fedfleet.cloud.flash.firstrun import MARK, bare
 from fedfleet.cloud.flash.owner import Owner
 
+STOCK = {"ssh_pwauth", "disable_piwiz"}  # keys that images come with
 RADIO = "cfg80211.ieee80211_regdom="
 INSTALL = "sh /boot/firmware/fedfleet/install.sh >/boot/firmware/fedfleet/install.log 2>&1"
 
@@ -51,6 +52,19 @@ def network_config(owner: Owner) -> bytes:
     return _yaml({"network": network})
 
 
+def foreign(name: str, data: bytes) -> bool:
+    """Return whether a file of cloud-init's holds more than the image's own, and this program did not write it."""
+    try:
+        found = yaml.safe_load(data)
+    except yaml.YAMLError:
+        return True
+    if MARK.encode() in data or not isinstance(found, dict):
+        return False
+    if name == "network-config":
+        return "wifis" in (found.get("network") or found)
+    return bool(found.keys() - STOCK)
+
+
 def instance(content: Mapping[str, bytes]) -> str:
     """Return an id that is the same for the same files, whichever order they come in."""
     digest = hashlib.sha256()
@@ -83,4 +97,4 @@ def _user(owner: Owner) -> dict[str, Any]:
 
 
 def _yaml(value: object) -> bytes:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=2**20).encode()
+    return f"{MARK}.\n{yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=2**20)}".encode()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fedfleet.cloud.flash import cloudinit, firstrun
 from fedfleet.cloud.flash.agentfile import AgentFile
+from fedfleet.cloud.flash.boot import Boot
 from fedfleet.cloud.flash.bundle import Bundle
 from fedfleet.cloud.flash.claim import Claim
 from fedfleet.cloud.flash.owner import Owner
@@ -13,6 +14,8 @@ from fedfleet.cloud.flash.system import System
 from fedfleet.wire.errors import SettingsError
 
 FOLDER = "fedfleet"
+STATE = "/var/lib/fedfleet"
+CLAIM = f"{STATE}/claim.pem"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         claim, agent = self.claim, self.agent
+        _require_state(agent, bool(claim))
         if claim and claim.fleet != agent.fleet:
             raise SettingsError(
                 f"the claim is for the fleet {claim.fleet}, the settings for {agent.fleet}; make a claim for it"
@@ -33,6 +37,27 @@ class Wanted:
         if claim and claim.device not in ("", agent.device):
             raise SettingsError(
                 f"the claim is for the device {claim.device}, the settings for {agent.device}; make a claim for it"
+            )
+
+
+def _require_state(agent: AgentFile, claimed: bool) -> None:
+    """The board's service may write nowhere else, and `install.sh` refuses other settings when nobody looks on."""
+    if not agent.state.startswith(f"{STATE}/"):
+        raise SettingsError(f'the service may only write below {STATE}; set state = "{STATE}/state" in the settings')
+    if claimed and agent.claim != CLAIM:
+        raise SettingsError(f'the settings do not take the claim; set claim = "{CLAIM}" in [enrol]')
+    if agent.claim and not claimed:
+        raise SettingsError("the settings want a claim; give it with --claim, from `fedfleet enrol claim`")
+
+
+def require_ours(system: System, boot: Boot, name: str) -> None:
+    """Raise SettingsError where another program, such as Raspberry Pi Imager, has left settings that would be lost."""
+    for file in ("firstrun.sh",) if system.style == "firstrun" else ("user-data", "network-config"):
+        data = boot.read(file)
+        if data and (cloudinit.foreign(file, data) if file != "firstrun.sh" else firstrun.MARK.encode() not in data):
+            raise SettingsError(
+                f"{name}: {file} holds settings of another program, which would be lost; take a fresh image, and "
+                "give user, Wi-Fi and the rest to this command"
             )
 
 

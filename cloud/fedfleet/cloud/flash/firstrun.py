@@ -15,8 +15,9 @@ from fedfleet.cloud.flash.owner import Owner, Wifi
 
 HOOK = " systemd.run=/boot/firstrun.sh systemd.run_success_action=reboot systemd.unit=kernel-command-line.target"
 ADDED = re.compile(r"systemd\.(run|run_success_action|unit)=|ds=nocloud")
-HEAD = """#!/bin/sh
-# Written by `fedfleet flash`: runs once, as root, and is removed. What the image brings is used where it is there.
+MARK = "# Written by `fedfleet flash`"
+HEAD = f"""#!/bin/sh
+{MARK}: runs once, as root, and is removed. What the image brings is used where it is there.
 set +e
 custom=/usr/lib/raspberrypi-sys-mods/imager_custom
 userconf=/usr/lib/userconf-pi/userconf
@@ -26,7 +27,26 @@ boot=/boot/firmware
 [ -d "$boot/fedfleet" ] || boot=/boot
 """
 TAIL = """
-sh "$boot/fedfleet/install.sh" >"$boot/fedfleet/install.log" 2>&1
+sh "$boot/fedfleet/install.sh" >"$boot/fedfleet/install.log" 2>&1 || {
+    # such as a 32-bit board that wants Debian's numpy: there is no network yet, so it is tried again when there is
+    cat >/etc/systemd/system/fedfleet-install.service <<END
+[Unit]
+Description=Finish the installation of the fedfleet agent
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'sh $boot/fedfleet/install.sh >$boot/fedfleet/install.log 2>&1'
+ExecStartPost=/bin/systemctl disable fedfleet-install.service
+Restart=on-failure
+RestartSec=60
+
+[Install]
+WantedBy=multi-user.target
+END
+    systemctl enable fedfleet-install.service
+}
 
 rm -f /boot/firstrun.sh
 sed -i 's| systemd\\.[^ ]*||g' /boot/cmdline.txt

@@ -13,7 +13,7 @@ from pathlib import Path
 from fedfleet.cloud.flash import disks, image, writing
 from fedfleet.cloud.flash.apply import Outcome, apply
 from fedfleet.cloud.flash.boot import Boot, Fat, Folder
-from fedfleet.cloud.flash.content import Wanted, compose
+from fedfleet.cloud.flash.content import Wanted, compose, require_ours
 from fedfleet.cloud.flash.disks import Disk
 from fedfleet.cloud.flash.image import Progress
 from fedfleet.cloud.flash.partitions import layout
@@ -49,6 +49,7 @@ def onto_card(source: Path, disk: Disk, out: Path | None, wanted: Wanted, progre
 
     Nothing is written to the disk before the image is whole, fits it, and fits the bundle.
     """
+    disks.require_room(disk, image.size(source))
     with image.copied(source, out or source.with_name(f"{source.name}.card"), progress) as copy:
         found = customise(copy, wanted, str(source))
         disks.require_room(disk, copy.stat().st_size)
@@ -89,6 +90,7 @@ def _fat(file: int, name: str, wanted: Wanted) -> tuple[Fat, System]:
 
 def _applied(boot: Boot, system: System, wanted: Wanted, name: str) -> Report:
     wanted.bundle.require_fit(system)
+    require_ours(system, boot, name)
     planned = compose(wanted, system, boot.read("cmdline.txt") or b"")
     outcome = apply(boot, planned, name)
     return Report(name, system, outcome, outcome.changed)

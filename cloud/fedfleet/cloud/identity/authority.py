@@ -56,13 +56,16 @@ class Authority:
         """Certify a broker by all its names and addresses."""
         return self._sign(name(hosts[0][:64]), public, now, SERVER, ExtendedKeyUsageOID.SERVER_AUTH, hosts)
 
-    def crl(self, revoked: list[tuple[str, float]], now: float) -> bytes:
+    def crl(self, revoked: list[tuple[str, float]], now: float, before: bytes = b"") -> bytes:
         """Return the list of revoked certificates, by serial number and time. Good for as long as the authority is.
 
-        A broker that finds its list out of date lets nobody in any more, so this one is never to be renewed.
+        A broker that finds its list out of date lets nobody in any more, so this one is never to be renewed. It begins
+        a second after the list `before` at least: mosquitto keeps all lists that it has read, and goes by the latest.
         """
-        issuer = self.chain[0]
-        found = x509.CertificateRevocationListBuilder(issuer.subject).last_update(_begins(now))
+        issuer, begins = self.chain[0], _begins(now)
+        if before:
+            begins = max(begins, _listed(before) + timedelta(seconds=1))
+        found = x509.CertificateRevocationListBuilder(issuer.subject).last_update(begins)
         found = found.next_update(issuer.not_valid_after_utc)
         for serial, at in revoked:
             entry = x509.RevokedCertificateBuilder().serial_number(int(serial, 16)).revocation_date(_time(at))
@@ -147,6 +150,14 @@ def pem(certificate: x509.Certificate) -> bytes:
 
 def _begins(now: float) -> datetime:
     return _time(now - BACKDATED).replace(microsecond=0)
+
+
+def _listed(crl: bytes) -> datetime:
+    """Return when a list of revoked certificates begins; the epoch for one that is damaged."""
+    try:
+        return x509.load_pem_x509_crl(crl).last_update_utc
+    except ValueError:
+        return _time(0)
 
 
 def _time(seconds: float) -> datetime:

@@ -35,7 +35,8 @@ def revoke(pki: Path, device: str, now: float, reason: str = "") -> Revoked:
             serials = ledger.revoke(device, now, reason)
             if not serials and device not in ledger.denied():
                 raise SettingsError(f"{device} has no certificate; `fedfleet pki show {pki}` lists those that have one")
-            files.write(pki / folder.CRL, signer.crl(ledger.revoked(), now))
+            path = pki / folder.CRL
+            files.write(path, signer.crl(ledger.revoked(), now, path.read_bytes() if path.is_file() else b""))
         return Revoked(device, tuple(serials), deny(pki, ledger))
     finally:
         ledger.close()
