@@ -25,6 +25,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
+from fedfleet.cloud.rollout.canary import staged
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import Strategy, strategy
 from fedfleet.cloud.tff.stepping import end
@@ -83,12 +84,23 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             operations.round(record)
             say(line(record), **known(record))
 
-        topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(aggregator, now=True))
+        running = list[Aggregator]()
+        topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(running[-1], now=True))
         denied, desk = stack.enter_context(doors(base, settings))
-        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report, refined, denied)
+        more = (scorer, report, refined, denied)
+
+        def build(whole: Federation) -> Aggregator:
+            running.append(Aggregator(whole, topics, bus, journal, time.monotonic, *more))
+            return running[-1]
+
+        def drive(aggregator: Aggregator, until: Callable[[], bool]) -> None:
+            _run(aggregator, operations, say, desk, until)
+
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
-        _run(aggregator, operations, say, desk)
+        aggregator = staged(journal, federation, build, drive, say)
+        aggregator.retire()
+        operations.look(aggregator, now=True)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")
 
@@ -139,9 +151,11 @@ def known(record: RoundRecord) -> dict[str, object]:
     return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
 
 
-def _run(aggregator: Aggregator, operations: Operations, say: Say, desk: Callable[[], None]) -> None:
+def _run(
+    aggregator: Aggregator, operations: Operations, say: Say, desk: Callable[[], None], until: Callable[[], bool]
+) -> None:
     said, at = "", 0.0
-    while not aggregator.done:
+    while not (aggregator.done or until()):
         aggregator.step(TICK)
         desk()
         operations.look(aggregator)
@@ -149,8 +163,6 @@ def _run(aggregator: Aggregator, operations: Operations, say: Say, desk: Callabl
         if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:
             say(f"waiting: {waiting}", round=aggregator.progress()[0])
             said, at = waiting, time.monotonic()
-    aggregator.retire()
-    operations.look(aggregator, now=True)
 
 
 def _relative(spec: str, base: Path) -> str:
