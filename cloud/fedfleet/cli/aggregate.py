@@ -23,6 +23,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
+from fedfleet.cloud.releases.serving import Serving
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import Strategy, strategy
 from fedfleet.cloud.tff.stepping import end
@@ -82,7 +83,10 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             say(line(record), **known(record))
 
         topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(aggregator, now=True))
-        aggregator = Aggregator(federation, topics, bus, journal, time.monotonic, scorer, report, refined)
+        releases = settings.releases.repository
+        serving = Serving(base / releases, bus, topics, time.monotonic) if releases else None
+        parts = (federation, topics, bus, journal, time.monotonic, scorer, report, refined, serving)
+        aggregator = Aggregator(*parts)
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
         _run(aggregator, operations, say)

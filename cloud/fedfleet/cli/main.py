@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fedfleet.cli import aggregate, backup, compare, compile, fleet, model, simulate, train  # noqa: A004 - the verb's name
+from fedfleet.cli import aggregate, backup, compare, compile, fleet, model, release, simulate, train  # noqa: A004 - the verb's name
 from fedfleet.wire.errors import FedfleetError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
+app.add_typer(release.app, name="release")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 

@@ -21,6 +21,7 @@ from fedfleet.cloud.outbox import Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.refine.clients import clients
 from fedfleet.cloud.refine.plan import Made, Refine, Refinement
+from fedfleet.cloud.releases.serving import Serving
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
@@ -46,11 +47,12 @@ class Aggregator:
         evaluate: Evaluate | None = None,
         report: Callable[[RoundRecord], None] = lambda _: None,
         refine: Refine | None = None,
+        releases: Serving | None = None,
     ) -> None:
         """Pick up where `journal` ends.
 
         `evaluate` scores weights, `report` is told of every round that ends, and `refine` is given what a round has
-        made, before it is the round's model, where the federation has that due.
+        made, before it is the round's model, where the federation has that due. `releases` are handed out meanwhile.
         """
         self._federation = replace(federation, plan=federation.strategy.plan(federation.plan))
         self._topics = topics
@@ -60,6 +62,7 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self._refine = refine
+        self._releases = releases
         self._refining = ""
         self.weights, self._moments = restore(journal, federation)
         journal.tidy()
@@ -80,7 +83,7 @@ class Aggregator:
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
-        self._outbox = Outbox(bus, topics, journal, clock)
+        self._outbox = Outbox(bus, topics, journal.blobs, clock)
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
         # is known before the first device is.
         for pattern in (topics.task, topics.status(), topics.update(), topics.want()):
@@ -95,6 +98,8 @@ class Aggregator:
         if self._intake is not None:
             self._intake.step()
         self._outbox.step()
+        if self._releases is not None:
+            self._releases.step()
         if self.done:
             return
         if self._round is None:
@@ -164,13 +169,18 @@ class Aggregator:
             elif delivery.topic.endswith("/status"):
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
             elif delivery.topic.endswith("/want"):
-                self._outbox.repeat(decode(Want, delivery.payload).names)
+                self._repeat(decode(Want, delivery.payload).names)
             elif self._intake is not None:
                 device = self._topics.device(delivery.topic)
                 self.presence.heard(device)
                 self._intake.take(device, delivery)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
+
+    def _repeat(self, names: tuple[str, ...]) -> None:
+        self._outbox.repeat(names)
+        if self._releases is not None:
+            self._releases.want(names)
 
     def _see_task(self, payload: bytes) -> None:
         """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again.

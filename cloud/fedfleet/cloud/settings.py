@@ -126,6 +126,13 @@ class Combine:
 
 
 @dataclass(frozen=True)
+class Releases:
+    """Releases of the agent: the folder `repository` of `fedfleet release`, relative to the settings file, or none."""
+
+    repository: str = ""
+
+
+@dataclass(frozen=True)
 class AggregatorSettings:
     """`settings.toml`. `model` is a folder that `fedfleet compile` wrote; it and `state` are relative to the file."""
 
@@ -141,6 +148,7 @@ class AggregatorSettings:
     metrics: Metrics = field(default_factory=Metrics)
     combine: Combine = field(default_factory=Combine)
     refine: Refining = field(default_factory=Refining)
+    releases: Releases = field(default_factory=Releases)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")

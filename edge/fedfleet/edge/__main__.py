@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import os
 import signal
 import sys
 import time
@@ -14,11 +16,15 @@ from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.board import ability, resident
 from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.guards import ROOT, Watch
+from fedfleet.edge.ota import slots, trial
+from fedfleet.edge.ota.trial import RESTART, Gate
+from fedfleet.edge.ota.updater import Updater
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.edge.stopping import Stopping
 from fedfleet.edge.supervise import kept
-from fedfleet.wire.bus import Will
+from fedfleet.edge.updates import NoUpdates, Updates
+from fedfleet.wire.bus import Bus, Will
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
@@ -34,9 +40,13 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the agent, or import examples. Exits with 0, or 2 and one line for the owner's mistakes."""
+    """Run the agent, or import examples.
+
+    Exits with 0, with 2 and one line for the owner's mistakes, or with RESTART to be started again.
+    """
     arguments = _parser().parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    gate = Gate(slots.started(os.environ), math.inf, time.monotonic)
     try:
         settings, folder = load_agent(arguments.settings)
         if arguments.command == "import":
@@ -44,6 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             _run(settings, folder, arguments.settings)
     except FedfleetError as error:
+        gate.got(str(error))
         print(f"fedfleet-agent: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -66,38 +77,68 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
     stopping = Stopping()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    state = _opened(settings, folder, stopping)
-    if state is None:
-        return
+    gate = Gate(slots.started(os.environ), settings.release.trial, time.monotonic)
+    gate.confess()
+    gate.got("it started")
+    state = _opened(settings, folder, stopping, patient=not gate.on)
     command = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
-    with kept("the collector", command, stopping) if settings.collects else nullcontext():
-        _follow(settings, state, stopping)
+    if state is not None:
+        with kept("the collector", command, stopping) if settings.collects else nullcontext():
+            again = _follow(settings, state, stopping, gate, file.resolve().parent)
+        if again:
+            sys.exit(RESTART)
+    gate.stopped()
 
 
-def _follow(settings: AgentSettings, state: State, stopping: Stopping) -> None:
-    """Follow the fleet's tasks until `stopping`."""
+def _follow(settings: AgentSettings, state: State, stopping: Stopping, gate: Gate, base: Path) -> bool:
+    """Follow the fleet's tasks until `stopping`; returns whether to be started again."""
     topics = Topics(settings.fleet)
     able = ability(ROOT, settings.tags)
-    will = Will(topics.status(settings.device), birth(state, able), death(state, able))
+    running = trial.version(gate.slots)
+    will = Will(topics.status(settings.device), birth(state, able, running), death(state, able, running))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
-    while not bus.connections and not stopping.wait(POLL):
-        pass  # the bus says why, and when it tries again
-    if stopping.is_set():
+    while not bus.connections and not stopping.wait(POLL) and not gate.failed:
+        gate.look(waiting=False)  # the bus says why, and when it tries again
+    if stopping.is_set() or gate.failed:
         bus.close()
-        return
+        return gate.failed
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
+    updates = _updates(settings, state, bus, gate, base)
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
-    Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch, able).run(stopping.is_set)
+    agent = Agent(settings.device, topics, bus, state, trainer, time.monotonic, watch, able, updates)
+    agent.run(stopping.is_set)
+    return updates.leaving
 
 
-def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:
-    """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute."""
+def _updates(settings: AgentSettings, state: State, bus: Bus, gate: Gate, base: Path) -> Updates:
+    """Return whoever updates the agent, if its owner wants that; what is in the way of it is no reason not to train."""
+    name, me = settings.release.root, (settings.device, Topics(settings.fleet), bus)
+    try:
+        if name and gate.slots is not None:
+            anchor = (base / name).read_bytes()
+            return Updater(*me, gate.slots, gate, state.folder / "release", anchor, settings.tags, time.monotonic)
+        if name:
+            log.warning("no updates over the air: release.root is set, but launch has not started this agent")
+    except OSError as error:
+        log.warning("no updates over the air: release.root: %s cannot be read: %s", base / name, error.strerror)
+    except StoreError as error:
+        log.warning("no updates over the air: %s", error)
+    return NoUpdates(trial.version(gate.slots))
+
+
+def _opened(settings: AgentSettings, folder: Path, stopping: Stopping, *, patient: bool = True) -> State | None:
+    """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute.
+
+    Unless `patient`, it raises StoreError: a version on trial may be what is wrong.
+    """
     while not stopping.is_set():
         try:
             state = State(folder, settings.max_spool_bytes)
             state.begin()
         except StoreError as error:
+            if not patient:
+                raise
             log.error("%s; trying again in %g s", error, REST)
             stopping.wait(REST)
         else:

@@ -15,6 +15,20 @@ from fedfleet.wire.topics import NAME
 
 
 @dataclass(frozen=True)
+class Releases:
+    """Updates of the agent over the air: whose are taken, by the TUF root metadata in the file `root`; off without.
+
+    `trial` are the seconds in which a new version must come on before the one before it is gone back to.
+    """
+
+    root: str = ""
+    trial: float = 21_600.0
+
+    def __post_init__(self) -> None:
+        require(self.trial > 0, "trial must be above 0 seconds")
+
+
+@dataclass(frozen=True)
 class AgentSettings:
     """`agent.toml`. `state` is the agent's folder, relative to the file.
 
@@ -32,6 +46,7 @@ class AgentSettings:
     source: Sources = field(default_factory=Sources)
     max_example_age: float = 0.0
     tags: tuple[str, ...] = ()
+    release: Releases = field(default_factory=Releases)
 
     def __post_init__(self) -> None:
         for key, value in (("device", self.device), ("fleet", self.fleet)):
