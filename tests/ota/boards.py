@@ -37,11 +37,16 @@ def bundle(folder: Path, version: str, changed: Mapping[str, str] | None = None,
         str(path.relative_to(ROOT / "edge")): path.read_bytes() for path in (ROOT / "edge" / "fedfleet").rglob("*.py")
     }
     agent = {**source, **{name: text.encode() for name, text in (changed or {}).items()}}
+    return bundle_of(folder, version, {f"fedfleet_agent-{version}": agent, **wheels})
+
+
+def bundle_of(folder: Path, version: str, wheels: Mapping[str, Mapping[str, bytes]], **fields: str) -> Path:
+    """Make a bundle of wheels, by name, whose files are given; `fields` stand in its release.json instead."""
     (folder / "wheels").mkdir(parents=True)
-    wheel(folder / "wheels" / f"fedfleet_agent-{version}-py3-none-any.whl", agent)
     for name, files in wheels.items():
-        wheel(folder / "wheels" / f"{name}-1.0-py3-none-any.whl", files)
-    return describe(folder, version)
+        whole = name if "-" in name else f"{name}-1.0"
+        wheel(folder / "wheels" / f"{whole}-py3-none-any.whl", files)
+    return describe(folder, version, **fields)
 
 
 def describe(folder: Path, version: str, **fields: str) -> Path:

@@ -6,17 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from ota.boards import DEVICE, FLEET, Board, bundle, install
+from ota.owners import Owner
 
 from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
-from fedfleet.cloud.releases import bundles, keys
 from fedfleet.cloud.releases.published import Published, publish
-from fedfleet.cloud.releases.repository import Repository
 from fedfleet.cloud.releases.serving import Serving
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
@@ -29,26 +27,6 @@ from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
 PATIENCE = 60.0
-ROLES = {"root": 2, "targets": 1, "snapshot": 1, "timestamp": 1}
-
-
-class Owner(NamedTuple):
-    """Who signs: a repository, and the folder of keys."""
-
-    repo: Path
-    keys: Path
-
-    def release(self, folder: Path) -> None:
-        """Sign a bundle as a release."""
-        _, missing = bundles.add(Repository(self.repo), folder, keys.load(self.keys))
-        assert not missing
-
-
-def owner(folder: Path) -> Owner:
-    """Make keys and an empty repository."""
-    made = {role: keys.make(folder / "keys", role, count) for role, count in ROLES.items()}
-    Repository.init(folder / "repo", made, {"root": 2})
-    return Owner(folder / "repo", folder / "keys")
 
 
 class Cloud:
@@ -90,7 +68,7 @@ def fleet(
     program: Compiled, folder: Path, more: str = "", release: str = "", deadline: float = 600.0
 ) -> Iterator[Cloud]:
     """A fleet whose board runs version 1.0.0 of the agent, signed and published."""
-    found, made = owner(folder), bundle(folder / "bundle-1.0.0", "1.0.0", other={"other.py": b"value = 1\n"})
+    found, made = Owner(folder), bundle(folder / "bundle-1.0.0", "1.0.0", other={"other.py": b"value = 1\n"})
     found.release(made)
     features = 300
     random = np.random.default_rng(5)
