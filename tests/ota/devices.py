@@ -25,7 +25,7 @@ AGENT = {"fedfleet/edge/__main__.py": b"print('an agent')\n", "fedfleet/edge/big
 class Device:
     """A board that runs version 1.0.0, and an owner whose releases it takes."""
 
-    def __init__(self, folder: Path, owner: Owner, tags: tuple[str, ...] = ()) -> None:
+    def __init__(self, folder: Path, owner: Owner, tags: tuple[str, ...] = (), version: str = "1.0.0") -> None:
         self.folder = folder
         self.owner = owner
         self.tags = tags
@@ -35,8 +35,9 @@ class Device:
         self._cloud = self.hub.connect()
         self._cloud.subscribe(TOPICS.want())
         self.serving = Serving(owner.repo, self._cloud, TOPICS, lambda: self.now)
-        install(folder / "slots", self.bundle("1.0.0"))
-        self.start("1.0.0")
+        if not (folder / "slots").exists():
+            install(folder / "slots", self.bundle("1.0.0"))
+        self.start(version)
 
     def start(self, version: str) -> None:
         """Begin a life of the agent from the slot `version`."""

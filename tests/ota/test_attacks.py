@@ -51,6 +51,9 @@ def test_without_an_attack_the_release_is_installed(device: Device) -> None:
     device.look()
     assert device.updater.leaving
     assert (device.current, device.slots.link("previous")) == ("2.0.0", "1.0.0")
+    site = device.folder / "slots" / "2.0.0" / "site"
+    assert (site / "version.py").read_bytes() == b"2.0.0"  # though the old slot has a wheel of the same name
+    assert (site / "fedfleet/edge/big.py").read_bytes() == AGENT["fedfleet/edge/big.py"]
 
 
 def test_arbitrary_installation_by_keys_of_ones_own(device: Device, tmp_path: Path) -> None:

@@ -124,7 +124,8 @@ def _updates(settings: AgentSettings, state: State, bus: Bus, gate: Gate, base: 
         log.warning("no updates over the air: release.root: %s cannot be read: %s", base / name, error.strerror)
     except StoreError as error:
         log.warning("no updates over the air: %s", error)
-    return NoUpdates(trial.version(gate.slots))
+    gate.fail("it could not be updated any more")
+    return NoUpdates(trial.version(gate.slots), leaving=gate.failed)
 
 
 def _opened(settings: AgentSettings, folder: Path, stopping: Stopping, *, patient: bool = True) -> State | None:

@@ -36,10 +36,10 @@ class NoUpdates:
     """For an agent that is not updated over the air."""
 
     said = ""
-    leaving = False
 
-    def __init__(self, version: str = "") -> None:
+    def __init__(self, version: str = "", *, leaving: bool = False) -> None:
         self.version = version
+        self.leaving = leaving
 
     def take(self, topic: str, payload: bytes) -> None:
         """Pass it over."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedfleet.edge.ota import wheels
-from fedfleet.edge.ota.choice import FILE, Bundle
+from fedfleet.edge.ota.choice import FILE, Bundle, Wheel
 from fedfleet.wire import files
 from fedfleet.wire.errors import ReleaseError, StoreError
 from fedfleet.wire.messages import VERSION
@@ -85,9 +85,9 @@ class Slots:
         except OSError:
             return b""
 
-    def has(self, wheel: str) -> bool:
-        """Whether the wheel need not be fetched, since the running slot has it."""
-        return wheels.has(wheel, self.folder / self.own / "site")
+    def has(self, wheel: Wheel) -> bool:
+        """Whether the wheel need not be fetched, since the running slot has the very same."""
+        return self._listed(wheel) and wheels.has(wheel.name, self.folder / self.own / "site")
 
     def add(self, found: Bundle, release: bytes, blobs: Path) -> Iterator[None]:
         """Make the slot of a release, from wheels in `blobs` and those there are; a step for each wheel.
@@ -104,7 +104,8 @@ class Slots:
         try:
             (temporary / "site").mkdir(parents=True)
             for wheel in found.wheels:
-                if not wheels.take_over(wheel.name, self.folder / self.own / "site", temporary / "site"):
+                old = self.folder / self.own / "site"
+                if not (self._listed(wheel) and wheels.take_over(wheel.name, old, temporary / "site")):
                     if files.digest(blobs / wheel.sha256) != wheel.sha256:
                         raise ReleaseError(f"{wheel.name} has rotted on the disk")
                     wheels.unpack(blobs / wheel.sha256, temporary / "site")
@@ -135,6 +136,13 @@ class Slots:
         for path in self.folder.iterdir():
             if path.is_dir() and not path.is_symlink() and path.name not in kept:
                 _remove(path)
+
+    def _listed(self, wheel: Wheel) -> bool:
+        """Whether the running slot was made of this wheel; one of the same name may have another content."""
+        try:
+            return wheel in build(Bundle, json.loads(self.release(self.own)), strict=False).wheels
+        except (ValueError, Mismatch):
+            return False
 
     def _link(self, name: str, version: str) -> None:
         temporary = self.folder / f".{name}.tmp"

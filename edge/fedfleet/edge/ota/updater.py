@@ -63,6 +63,8 @@ class Updater:
         self._fetcher = Fetcher(device, topics, bus, folder / "blobs", clock)
         self.said = said(slots.own, "trial", "it has connected") if gate.on else ""
         gate.got("it connected")
+        if gate.on:
+            self._forget()
         bus.subscribe(topics.release)
 
     def take(self, topic: str, payload: bytes) -> None:
@@ -99,6 +101,9 @@ class Updater:
         """Let a version that is on trial pass it: it has finished a round's work."""
         if self._gate.on and self._gate.passed():
             self.said = said(self.version, "good", f"it passed its trial in round {round_}")
+            if self._release is not None and self._release.version != self.version:
+                newer, self._release = self._release, None
+                self._follow(newer)
 
     def declined(self, why: str) -> None:
         """Fail the trial of a version that cannot do a round's work."""
@@ -145,7 +150,7 @@ class Updater:
         found = bundle(data, chosen)
         if self._slots.release(found.version) != data:
             for wheel in found.wheels:
-                if not self._slots.has(wheel.name):
+                if not self._slots.has(wheel):
                     yield wheel.blob
             log.info("version %s has come and is signed; unpacking it", found.version)
             for _ in self._slots.add(found, data, self._folder / "blobs"):
