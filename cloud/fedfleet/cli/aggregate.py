@@ -25,6 +25,7 @@ from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
+from fedfleet.cloud.releases.serving import Serving
 from fedfleet.cloud.rollout.canary import staged
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import Strategy, strategy
@@ -87,7 +88,9 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
         running = list[Aggregator]()
         topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(running[-1], now=True))
         denied, desk = stack.enter_context(doors(base, settings))
-        more = (scorer, report, refined, denied)
+        releases = settings.releases.repository
+        serving = Serving(base / releases, bus, topics, time.monotonic) if releases else None
+        more = (scorer, report, refined, denied, serving)
 
         def build(whole: Federation) -> Aggregator:
             running.append(Aggregator(whole, topics, bus, journal, time.monotonic, *more))

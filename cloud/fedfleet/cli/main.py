@@ -20,6 +20,7 @@ from fedfleet.cli import (
     fleet,
     model,
     pki,
+    release,
     simulate,
     train,
 )
@@ -45,6 +46,7 @@ app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
 app.add_typer(enrol.app, name="enrol")
 app.add_typer(broker.app, name="broker")
+app.add_typer(release.app, name="release")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 app.command("bundle", epilog=bundle.EXAMPLES)(bundle.bundle)
