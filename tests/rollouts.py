@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedfleet.cloud.rollout.course import Handed, Report
 from fedfleet.wire.messages import draw
@@ -21,6 +21,7 @@ class Board:
     word: str = ""
     of: str = ""
     why: str = ""
+    serials: dict[str, int] = field(default_factory=dict)
 
     def step(self, handed: Handed | None) -> None:
         if self.word == "trial":
@@ -31,7 +32,10 @@ class Board:
             self._try(handed.version)
 
     def _try(self, version: str) -> None:
-        if (self.of, self.word) != (version, "back"):  # what has failed here is not tried again
+        older = self.serials.get(version, 1) <= self.serials.get(self.version, 0)
+        if older:
+            self.of, self.word, self.why = version, "refused", f"it is older than {self.version}"
+        elif (self.of, self.word) != (version, "back"):  # what has failed here is not tried again
             self.version, self.of, self.word, self.why = version, version, "trial", ""
 
     def report(self, version: str) -> Report:

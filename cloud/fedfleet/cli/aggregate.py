@@ -27,6 +27,7 @@ from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.releases.serving import Serving
 from fedfleet.cloud.rollout.canary import staged
+from fedfleet.cloud.rollout.releasing import Rolling
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import Strategy, strategy
 from fedfleet.cloud.tff.stepping import end
@@ -96,8 +97,10 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             running.append(Aggregator(whole, topics, bus, journal, time.monotonic, *more))
             return running[-1]
 
+        beside = [desk, *([Rolling(base / releases, base / settings.state, time.monotonic).step] if releases else [])]
+
         def drive(aggregator: Aggregator, until: Callable[[], bool]) -> None:
-            _run(aggregator, operations, say, desk, until)
+            _run(aggregator, operations, say, beside, until)
 
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
@@ -155,12 +158,17 @@ def known(record: RoundRecord) -> dict[str, object]:
 
 
 def _run(
-    aggregator: Aggregator, operations: Operations, say: Say, desk: Callable[[], None], until: Callable[[], bool]
+    aggregator: Aggregator,
+    operations: Operations,
+    say: Say,
+    beside: list[Callable[[], None]],
+    until: Callable[[], bool],
 ) -> None:
     said, at = "", 0.0
     while not (aggregator.done or until()):
         aggregator.step(TICK)
-        desk()
+        for each in beside:
+            each()
         operations.look(aggregator)
         waiting = aggregator.waiting()
         if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:
