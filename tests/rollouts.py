@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedfleet.cloud.rollout.course import Handed, Report
 from fedfleet.wire.messages import draw
@@ -56,3 +58,11 @@ def fleet(groups: int = 5, each: int = 10, *, bad_share: float = 0.0) -> list[Bo
         for group in range(1, groups + 1)
         for number in range(each)
     ]
+
+
+def bundle(folder: Path, version: str) -> Path:
+    """A bundle without wheels: of what a release is made does not matter here."""
+    folder.mkdir(parents=True)
+    said = {"version": version, "python": "3.11", "machine": "aarch64", "wheels": []}
+    (folder / "release.json").write_text(json.dumps(said))
+    return folder

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
 import pytest
+from commands import run
 from federations import ALL, DEADLINE, PROGRAM, SEED, TOPICS, World, sha256, weights, world
 
 from fedfleet.cloud.aggregator import Aggregator
@@ -223,3 +225,22 @@ def test_its_rounds_call_its_devices_alone_whatever_rounds_are_like() -> None:
     assert alone.rounds == Rounds(total=5, devices=3, quorum=3, tags=("canary", "pump"))
     assert alone.evaluation.every == 1
     assert canary.confined(federation, None) == federation
+
+
+def test_the_operator_starts_it_with_the_aggregator_stopped_and_sees_where_it_is(fleet: Fleet) -> None:
+    file = fleet.world.folder / "fleet.toml"
+    tables = '[evaluation]\nevery = 1\ngate = "accuracy"\n'
+    file.write_text(f'fleet = "test"\nmodel = "model"\nstate = "cloud"\n{tables}')
+    words = ("rollout", "model", str(file), "2", "--tag", "canary")
+    assert "is in use" in run(*words)
+    fleet.world.cloud_dies()
+    assert "devices must be at least 1" in run(*words, "--devices", "0")
+    said = run(*words)
+    assert "model 2, brought as model" in said
+    assert "waits for 1 devices with canary" in said
+    assert "to be taken back: no" in run("rollout", "abort", str(file), "--model", "--reason", "no")
+    fleet.world.cloud_starts()
+    fleet.go()
+    whole = json.loads(run("rollout", "status", str(file), "--json"))
+    assert whole["rollout"] is None
+    assert whole["model"]["ended"] == "taken back: no"

@@ -10,7 +10,7 @@ import pytest
 from commands import run
 from federations import PROGRAM, TOPICS, weights
 from ota.owners import Owner
-from rollouts import NEW, OLD, Board, fleet
+from rollouts import NEW, OLD, Board, bundle, fleet
 
 from fedfleet.cloud import notes
 from fedfleet.cloud.aggregator import Aggregator
@@ -30,14 +30,6 @@ from fedfleet.wire.loopback import Hub
 from fedfleet.wire.messages import Plan, Status, decode, encode
 
 FIVE = [Group((f"g{number}",)) for number in range(1, 6)]
-
-
-def bundle(folder: Path, version: str) -> Path:
-    """A bundle without wheels: of what a release is made does not matter here."""
-    folder.mkdir(parents=True)
-    said = {"version": version, "python": "3.11", "machine": "aarch64", "wheels": []}
-    (folder / "release.json").write_text(json.dumps(said))
-    return folder
 
 
 class Cloud:
