@@ -30,7 +30,7 @@ die() {
 
 put() { # SOURCE TARGET MODE OWNER: a copy of SOURCE takes the place of TARGET
 	[ "$(id -u)" = 0 ] || set -- "$1" "$2" "$3" "$owner"
-	if [ ! -L "$2" ] && cmp -s "$1" "$2" && [ "$(stat -c '%a %u:%g' "$2")" = "$3 $4" ]; then return 0; fi
+	if cmp -s "$1" "$2" && [ "$(stat -c '%a %u:%g' "$2")" = "$3 $4" ]; then return 0; fi # a link has a mode of its own
 	case $2 in "$var"/*) new=$work/file ;; *) new=$2.new ;; esac
 	cp "$1" "$new"
 	chown "$4" "$new"
@@ -61,6 +61,16 @@ link() { # TARGET NAME: by rename, so that NAME is never missing
 scrub() { # FILE: overwritten where it lies, then removed
 	dd if=/dev/zero of="$1" bs="$(stat -c %s "$1")" count=1 conv=notrunc,fsync 2>/dev/null && rm "$1" && sync && return 0
 	left=$1
+}
+
+look_at_claim() { # a power cut may have left one that was overwritten already: of no use, and no secret
+	[ -f "$claim" ] || die "$claim: no such file"
+	if [ -z "$(tr -d '\000' <"$claim")" ]; then
+		rm "$claim"
+		claim=''
+	else
+		grep -q '^-----BEGIN CERTIFICATE-----' "$claim" || die "$claim is no claim: fedfleet enrol claim makes one"
+	fi
 }
 
 live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
@@ -138,7 +148,7 @@ install() {
 	[ -n "$settings" ] || [ ! -f "$here/agent.toml" ] || settings=$here/agent.toml
 	[ -n "$claim" ] || [ ! -f "$here/claim.pem" ] || claim=$here/claim.pem
 	[ -n "$settings" ] || [ -f "$etc/agent.toml" ] || die "there are no settings: put agent.toml beside $0, or give --settings FILE"
-	[ -z "$claim" ] || [ -f "$claim" ] || die "$claim: no such file"
+	[ -z "$claim" ] || look_at_claim
 	found=$(python3 -B "$here/bundle.py" check "$here" "${root:-/}" "$settings" "$claim") || exit 2
 	read -r slot state age numpy <<END
 $found

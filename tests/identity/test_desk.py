@@ -266,7 +266,7 @@ def test_a_device_that_comes_back_is_taken_off_the_brokers_list(office: Office) 
 @pytest.mark.parametrize("kind", ["key", "name", "authority"])
 def test_a_device_takes_no_certificate_that_does_not_fit(office: Office, tmp_path: Path, kind: str) -> None:
     mine, trusted = Identity(tmp_path / "identity.pem", "pump-1"), claim(office.pki, tmp_path / "c.pem")
-    csr = mine.request()
+    csr = mine.request("claim-0123456789ab")
     if kind == "authority":
         other = Office(tmp_path / "other")
         chain = other.ask(other.claim(), "pump-1", csr).chain
@@ -275,5 +275,5 @@ def test_a_device_takes_no_certificate_that_does_not_fit(office: Office, tmp_pat
         named = "pump-2" if kind == "name" else "pump-1"
         chain = office.ask(office.claim(), named, request(office.base, f"/CN={named}")).chain
     with pytest.raises(FrameError):
-        mine.take(chain, str(trusted))
+        mine.take(chain, str(trusted), "claim-0123456789ab")
     assert not mine.path.exists()
