@@ -27,6 +27,7 @@ from fedfleet.wire.messages import Plan, Task, Update
 
 GATE = Evaluation(every=1, gate="accuracy")
 TAGS = ("canary",)
+ROUNDS = Rounds(total=6, devices=3, deadline=DEADLINE)
 SCORES = dict[str, float]  # accuracy by the digest of weights
 
 
@@ -131,8 +132,7 @@ def fleet() -> Iterator[Fleet]:
     scores: SCORES = {}
     trainers = {device: Judging(device, scores) for device in ALL}
     abilities = {"d0": Ability(TAGS)}
-    rounds = Rounds(total=6, devices=3, deadline=DEADLINE)
-    with world(trainers=trainers, abilities=abilities, rounds=rounds, evaluation=GATE) as found:
+    with world(trainers=trainers, abilities=abilities, rounds=ROUNDS, evaluation=GATE) as found:
         fleet = Fleet(found, scores, trainers)
         fleet.play_first_rounds()
         yield fleet
@@ -145,7 +145,7 @@ def saw(fleet: Fleet, digest: str) -> set[str]:
 def test_a_model_that_is_worse_on_the_canaries_is_seen_by_them_alone_and_taken_back(fleet: Fleet) -> None:
     bad, good = fleet.weights_of(2), fleet.weights_of(1)
     fleet.forget()
-    found = canary.start(fleet.world.journal, "2", GATE, TAGS)
+    found = canary.start(fleet.world.journal, "2", GATE, ROUNDS, TAGS)
     assert (found.origin, found.before, found.by) == (2, 1, "accuracy")
     said = fleet.go()
     assert said == [f"model {found.model} taken back: accuracy 0.6000 on 1 devices, worse than 0.8000 of model 1"]
@@ -158,7 +158,7 @@ def test_a_model_that_is_better_on_the_canaries_is_promoted_and_goes_to_all(flee
     better = fleet.weights_of(2)
     fleet.scores[better] = 0.9
     fleet.forget()
-    found = canary.start(fleet.world.journal, "2", GATE, TAGS)
+    found = canary.start(fleet.world.journal, "2", GATE, ROUNDS, TAGS)
     said = fleet.go()
     assert said == [f"model {found.model} promoted: accuracy 0.9000 on 1 devices, not worse than 0.8000 of model 1"]
     assert find(versions(fleet.folder), "promoted").weights == better
@@ -168,7 +168,7 @@ def test_a_model_that_is_better_on_the_canaries_is_promoted_and_goes_to_all(flee
 
 def test_on_the_owners_word_it_is_taken_back_at_once(fleet: Fleet) -> None:
     fleet.scores[fleet.weights_of(2)] = 0.9
-    found = canary.start(fleet.world.journal, "2", GATE, TAGS)
+    found = canary.start(fleet.world.journal, "2", GATE, ROUNDS, TAGS)
     canary.order_back(fleet.folder, "a customer called")
     assert fleet.go() == [f"model {found.model} taken back: a customer called"]
     assert find(versions(fleet.folder), "promoted").weights == fleet.weights_of(1)
@@ -182,7 +182,7 @@ def test_whenever_the_aggregator_is_killed_the_outcome_is_the_same(at: int, scor
     bad = fleet.weights_of(2)
     fleet.scores[bad] = score
     fleet.forget()
-    canary.start(fleet.world.journal, "2", GATE, TAGS)
+    canary.start(fleet.world.journal, "2", GATE, ROUNDS, TAGS)
     fleet.go(kill=lambda left: left == 400 - 1 - at)
     record = canary.kept(fleet.folder).there()
     assert record.ended.startswith("promoted" if score > 0.8 else "taken back")
@@ -191,7 +191,7 @@ def test_whenever_the_aggregator_is_killed_the_outcome_is_the_same(at: int, scor
 
 
 def test_what_is_settled_twice_is_settled_once(fleet: Fleet) -> None:
-    found = canary.start(fleet.world.journal, "2", GATE, TAGS)
+    found = canary.start(fleet.world.journal, "2", GATE, ROUNDS, TAGS)
     decision = canary.Decision(good=False, why="no")
     for _ in range(3):
         canary.settled(fleet.world.journal, found, decision)
@@ -212,10 +212,12 @@ def test_what_makes_no_sense_is_refused(fleet: Fleet) -> None:
         ("2", replace(GATE, gate="rmse"), "has no rmse on devices"),
     ):
         with pytest.raises(SettingsError, match=words):
-            canary.start(fleet.world.journal, which, evaluation, TAGS)
-    canary.start(fleet.world.journal, "2", GATE, TAGS)
+            canary.start(fleet.world.journal, which, evaluation, ROUNDS, TAGS)
+    with pytest.raises(SettingsError, match="all 3 rounds are closed, and it takes one"):  # else it went to everyone
+        canary.start(fleet.world.journal, "2", GATE, replace(ROUNDS, total=3), TAGS)
+    canary.start(fleet.world.journal, "2", GATE, ROUNDS, TAGS)
     with pytest.raises(SettingsError, match="another model is on its way already"):
-        canary.start(fleet.world.journal, "3", GATE, TAGS)
+        canary.start(fleet.world.journal, "3", GATE, ROUNDS, TAGS)
 
 
 def test_its_rounds_call_its_devices_alone_whatever_rounds_are_like() -> None:

@@ -118,7 +118,7 @@ def model(
     found = load_aggregator(settings)
     journal = Journal(_state(settings))
     try:
-        begun = canary.start(journal, which, found.evaluation, tuple(tag), devices)
+        begun = canary.start(journal, which, found.evaluation, found.rounds, tuple(tag), devices)
     except Mismatch as mismatch:
         raise SettingsError(str(mismatch)) from None
     finally:

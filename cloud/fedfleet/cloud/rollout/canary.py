@@ -65,11 +65,16 @@ def kept(folder: Path) -> Kept[Canary]:
     return Kept(folder, FILE, Canary)
 
 
-def start(journal: Journal, which: str, evaluation: Evaluation, tags: tuple[str, ...], devices: int = 1) -> Canary:
-    """Bring the model `which` to the devices with `tags` first. Raises SettingsError, StoreError.
+def start(
+    journal: Journal, which: str, evaluation: Evaluation, rounds: Rounds, tags: tuple[str, ...], devices: int = 1
+) -> Canary:
+    """Bring the model `which` to the devices with `tags` first. Raises SettingsError, StoreError, Mismatch.
 
     What is decided by stands in the settings: `evaluation.gate` and `evaluation.tolerance`.
     """
+    _ = Needs((*rounds.tags, *tags))
+    if journal.closed_rounds() >= rounds.total:
+        raise SettingsError(f"all {rounds.total} rounds are closed, and it takes one: raise rounds.total")
     if not evaluation.gate:
         raise SettingsError("evaluation.gate is not set: name the metric by which the model is to be judged")
     if open_(journal.folder) is not None:
