@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -97,6 +98,40 @@ def test_an_older_version_does_not_take_over(tmp_path: Path, tree: Path, made: P
     result = install(made, "--root", tree)
     assert "the board runs 1.10, which is newer than this bundle's 1.2: it stays" in result.stdout
     assert [path.name for path in sorted((tree / VAR / "slots").iterdir())] == ["1.10", "current"]
+
+
+def test_nor_do_the_scripts_of_an_older_version(tmp_path: Path, tree: Path, made: Path) -> None:
+    install(bundle(tmp_path / "new", "1.10"), "--root", tree)
+    (made / "launch").write_text("#!/bin/sh\n# an older one\n")
+    before = picture(tree)
+    install(made, "--root", tree)
+    assert picture(tree) == before
+
+
+@root_alone
+def test_a_state_folder_on_a_disk_of_its_own(tree: Path, made: Path) -> None:
+    (tree / VAR).mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", tree / VAR], check=False).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        assert install(made, "--root", tree).returncode == 0
+        assert (tree / VAR / "slots/current/site/fedfleet/edge/agent.py").is_file()
+        assert [path.name for path in (tree / VAR).iterdir()] == ["slots"]
+    finally:
+        subprocess.run(["umount", tree / VAR], check=True)
+
+
+def test_two_at_once_are_one_too_many(tree: Path, made: Path) -> None:
+    (tree / "var/lib").mkdir(parents=True)
+    held = os.open(tree / "var/lib", os.O_RDONLY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    before = picture(tree)
+    assert (
+        install(made, "--root", tree).stderr == "fedfleet: another install.sh is at work on this board: wait for it\n"
+    )
+    assert picture(tree) == before
+    os.close(held)
+    assert install(made, "--root", tree).returncode == 0
 
 
 def test_a_version_that_was_built_anew_takes_over(tmp_path: Path, tree: Path, made: Path) -> None:

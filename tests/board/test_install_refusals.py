@@ -39,6 +39,7 @@ REFUSED = {
         lambda made, tree: next((made / "wheels").iterdir()).write_bytes(b"PK"),
     ),
     "no wheel": ("No such file or directory: copy the whole bundle", lambda made, tree: shutil.rmtree(made / "wheels")),
+    "no launch": ("launch is missing: copy the whole bundle", lambda made, tree: (made / "launch").unlink()),
     "no release": ("there is no release.json beside", lambda made, tree: (made / "release.json").unlink()),
     "no numpy": ("has no numpy: install python3-numpy in it first", lambda made, tree: shutil.rmtree(tree / "usr/lib")),
 }

@@ -63,7 +63,7 @@ def revoked(device: str) -> str:
         try:
             docker("exec", container(device), "python3", "-m", "fedfleet.edge.health", "--settings", "agent.toml")
         except SettingsError as error:
-            return str(error)
+            return str(error).rpartition(": ")[2]
     return ""
 
 

@@ -17,7 +17,8 @@ import processes
 import pytest
 from cards import MIB, Images
 
-from fedfleet.cloud.flash import writing
+from fedfleet.cloud.flash import disks, writing
+from fedfleet.wire.errors import SettingsError
 
 COMMON = ("--bundle", "bundle", "--settings", "pump-1.toml", "--claim", "claim.pem")
 Loops = Callable[[Path], Path]
@@ -114,6 +115,17 @@ def test_who_sits_at_a_terminal_is_asked(here: Path, images: Images, loops: Loop
     assert done.returncode == code, done.stderr
     assert f"{card}, unknown model, 0.1 GB: all that is on it will be lost. Write it?" in done.stdout
     assert any((here / "disk").read_bytes()) == (code == 0)
+
+
+def test_who_may_not_write_a_card_is_told_before_the_image_is_unpacked(here: Path, loops: Loops) -> None:
+    card = loops(sized(here / "disk", 64))
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SettingsError, match=f"{card}: you may not write it; run this with sudo"):
+            disks.look(card)
+    finally:
+        os.seteuid(0)
+    assert disks.look(card).size == 64 * MIB
 
 
 def test_a_card_that_is_too_small(here: Path, images: Images, loops: Loops) -> None:

@@ -116,6 +116,15 @@ def test_the_bits_are_those_of_the_programs_and_not_of_the_kernels(here: Path) -
     assert "(armv7l, Python 3.11; /usr/bin/dpkg is a program of 32 bits)" in flash("--image", disk, "--out", "card.img")
 
 
+def test_users_who_are_not_root_have_no_sbin_in_their_path(
+    here: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/usr/sbin/debugfs").exists():
+        pytest.skip("debugfs is not in /usr/sbin")
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+    assert "/usr/bin/dpkg is a program of 64 bits" in flash("--image", images(), "--out", "card.img")
+
+
 def test_files_are_stamped_with_one_time(here: Path, images: Images) -> None:
     """Whenever the card is made, its bytes are the same."""
     flash("--image", images(), "--out", "card.img")

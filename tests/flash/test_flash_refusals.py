@@ -128,7 +128,11 @@ def test_other_systems(here: Path) -> None:
             ({"EFI/boot.efi": b"x"}, root, "no cmdline.txt and config.txt on its boot partition: this is no Raspberry"),
             (boot, root | ubuntu, "its system calls itself 'Ubuntu 24.04 LTS': this is no Raspberry Pi OS"),
             (boot, root | intel, "its /usr/bin/dpkg is no program for ARM"),
-            (boot | {"cmdline.txt": b"console=tty1\n"}, root, "this card has started, or this is no Raspberry Pi OS"),
+            (
+                boot | {"cmdline.txt": b"console=tty1\n"},
+                root,
+                "this card has started .use --ssh., or this is no Raspberry Pi OS",
+            ),
         )
     ):
         disk = cards.assemble(here / f"made{number}", boots, roots)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import time
@@ -186,6 +187,34 @@ def test_a_request_that_its_key_has_not_signed_is_refused(office: Office) -> Non
 )
 def test_what_is_no_request_is_refused(office: Office, csr: bytes) -> None:
     assert office.ask(office.claim(), "pump-1", csr) == Enrolled("refused", "this is no signing request in PEM")
+
+
+def test_what_stands_around_a_request_is_not_kept(office: Office) -> None:
+    csr, by = request(office.base, "/CN=pump-1"), office.claim(accepts=False)
+    assert office.ask(by, "pump-1", b"\xff\xfe private \n" + csr).outcome == "pending"
+    found = office.ledger.claim(by)
+    assert found is not None
+    assert found.csr.startswith("-----BEGIN CERTIFICATE REQUEST-----\n")
+    claims.settle(office.ledger, by, "accepted")
+    office.now += LOOK
+    office.desk.step(0)
+    ((_, payload),) = office.device.deliveries(0)
+    assert open_enrolled(payload).outcome == "issued"
+
+
+def test_any_byte_of_a_request_may_be_another(office: Office) -> None:
+    """Whatever is in it, the desk lives, and no key is certified whose owner has not signed for it."""
+    whole = x509.load_pem_x509_csr(request(office.base, "/CN=pump-1"))
+    der, by = whole.public_bytes(serialization.Encoding.DER), office.claim()
+    for place in range(len(der)):
+        for bit in (1, 0x80):
+            changed = bytes([*der[:place], der[place] ^ bit, *der[place + 1 :]])
+            pem = b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(changed)
+            answer = office.ask(by, "pump-1", pem + b"-----END CERTIFICATE REQUEST-----\n")
+            if answer.outcome == "issued":  # a signature may be written in more ways than one
+                assert x509.load_pem_x509_certificate(answer.chain).public_key() == whole.public_key(), place
+            else:
+                assert answer.outcome == "refused", place
 
 
 def test_the_same_request_is_answered_the_same_bytes(office: Office) -> None:

@@ -6,7 +6,6 @@ import json
 import re
 import socket
 import subprocess
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -59,14 +58,12 @@ class Board:
         if not until(self._qmp.exists):
             raise Stuck(f"QEMU did not start: {' '.join(self._command(line))}")
 
-    def first_boot(self) -> float:
-        """Switch it on, and again each time that it restarts itself, up to the start that stays; seconds until then."""
-        began = time.monotonic()
+    def first_boot(self, patience: float = RESTART) -> None:
+        """Switch it on, and again each time that it restarts itself, up to the start that stays; raises Stuck."""
         self.power()
         while card.is_first(card.cmdline(self.disk)):
-            self._ended(RESTART)
+            self._ended(patience)
             self.power()
-        return time.monotonic() - began
 
     def cut(self) -> None:
         """Take its power away, whatever it does."""

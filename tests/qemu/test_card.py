@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from qemu import card
+from qemu import blank, card
+from qemu.blank import needs_mtools, put
 from qemu.image import MIB, RELEASES
 
-needs_mtools = pytest.mark.skipif(
-    not all(map(shutil.which, ("mcopy", "mkfs.vfat"))), reason="mtools or dosfstools are not installed"
-)
 KEY = b"-----BEGIN PRIVATE KEY-----\nMHcCAQEE\n-----END PRIVATE KEY-----\n"
-SIZE = 34  # MiB; FAT32 takes no less
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Path:
-    """A disk with an empty boot partition where Raspberry Pi OS has it."""
-    part, whole = tmp_path / "part", tmp_path / "card.img"
-    with part.open("wb") as file:
-        file.truncate(SIZE * MIB)
-    subprocess.run(["mkfs.vfat", "-F", "32", str(part)], capture_output=True, check=True)
-    whole.write_bytes(bytes(MIB) + part.read_bytes())
-    return whole
-
-
-def put(disk: Path, name: str, content: bytes) -> None:
-    file = disk.parent / "file"
-    file.write_bytes(content)
-    card.put(disk, file, name)
 
 
 def test_a_released_command_line_becomes_one_that_qemu_can_start() -> None:
@@ -56,7 +35,8 @@ def test_a_board_restarts_by_itself_while_its_command_line_says_so(words: str, f
 
 
 @needs_mtools
-def test_files_are_put_into_folders_and_read_back(disk: Path) -> None:
+def test_files_are_put_into_folders_and_read_back(tmp_path: Path) -> None:
+    disk = blank.disk(tmp_path)
     put(disk, "cmdline.txt", b"root=/dev/vda2\n")
     put(disk, "fedfleet/inbox/one.npz", b"one")
     put(disk, "fedfleet/inbox/two.npz", b"two")
@@ -69,7 +49,8 @@ def test_files_are_put_into_folders_and_read_back(disk: Path) -> None:
 
 
 @needs_mtools
-def test_a_key_that_was_only_removed_is_still_found(disk: Path) -> None:
+def test_a_key_that_was_only_removed_is_still_found(tmp_path: Path) -> None:
+    disk = blank.disk(tmp_path)
     put(disk, "fedfleet/claim.pem", KEY)
     put(disk, "fedfleet/ca.pem", b"-----BEGIN CERTIFICATE-----\n")
     assert (card.secrets(disk), card.raw_secrets(disk)) == (["fedfleet/claim.pem"], 2)
@@ -85,7 +66,8 @@ def test_a_key_is_counted_once_wherever_it_lies(tmp_path: Path, at: int) -> None
 
 
 @needs_mtools
-def test_a_copy_is_the_same_card(disk: Path, tmp_path: Path) -> None:
+def test_a_copy_is_the_same_card(tmp_path: Path) -> None:
+    disk = blank.disk(tmp_path)
     put(disk, "config.txt", b"arm_64bit=1\n")
     card.copy(disk, tmp_path / "copy.img")
     assert (tmp_path / "copy.img").read_bytes() == disk.read_bytes()

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 from processes import alive
-from qemu import card
+from qemu import blank, card
+from qemu.blank import needs_mtools, put
 from qemu.image import Image
 from qemu.machine import Board, Stuck
-from qemu.test_card import disk, needs_mtools, put
 
-__all__ = ["disk"]
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="qemu-system-arm is not installed")
 
 
@@ -24,7 +23,8 @@ def board(disk: Path) -> Board:
 
 @needs_qemu
 @needs_mtools
-def test_a_board_is_started_by_its_card_and_loses_power_and_network(disk: Path) -> None:
+def test_a_board_is_started_by_its_card_and_loses_power_and_network(tmp_path: Path) -> None:
+    disk = blank.disk(tmp_path)
     put(disk, "cmdline.txt", b"console=serial0,115200 root=PARTUUID=4e639091-02 rootwait\n")
     with board(disk) as found:
         found.power()
@@ -46,11 +46,13 @@ def test_a_board_is_started_by_its_card_and_loses_power_and_network(disk: Path) 
 
 @needs_qemu
 @needs_mtools
-def test_a_first_boot_that_never_ends_is_told_with_the_last_words(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qemu.machine.RESTART", 0.2)
+def test_a_first_boot_that_never_ends_is_told_with_the_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = blank.disk(tmp_path)
     put(disk, "cmdline.txt", b"root=PARTUUID=4e639091-02 init=/usr/lib/raspberrypi-sys-mods/firstboot\n")
     with board(disk) as found, pytest.raises(Stuck, match="did not end in 0.2 s"):
-        found.first_boot()
+        found.first_boot(0.2)
 
 
 def test_reports_are_those_since_the_last_start(tmp_path: Path) -> None:

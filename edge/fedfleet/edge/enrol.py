@@ -26,6 +26,7 @@ from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
 POLL = 0.2
+PATIENCE = 120.0  # seconds to reach the broker by a new claim, for a device that has a certificate
 SHORTEST = 1.0  # seconds between two questions, whatever the dice say
 
 
@@ -108,8 +109,8 @@ def identity(settings: AgentSettings) -> Identity:
 def enrolled(settings: AgentSettings, stopped: Callable[[], bool]) -> bool:
     """Have a certificate: ask for it by a claim where there is none, or the claim is a new one; then scrub the claim.
 
-    A device that has a certificate keeps it where a new claim is refused. Returns whether all is well to connect: not
-    when it was `stopped()`. Raises SettingsError where there is neither a certificate nor a claim.
+    A device that has a certificate keeps it where a new claim is refused, or leads to no broker. Returns whether to
+    connect: not when it was `stopped()`. Raises SettingsError where there is neither a certificate nor a claim.
     """
     if not settings.enrol.claim:
         return True
@@ -141,13 +142,15 @@ def _asked(settings: AgentSettings, wanted: Identity, claim: Path, stopped: Call
         log.error("the claim %s has expired, by this clock; have a new one made: fedfleet enrol claim", claim)
     asking = Asking(wanted, topics, found.name, settings.group, str(claim), time.monotonic)
     bus = MqttBus(broker, found.name, wait=0)
+    patience = time.monotonic() + PATIENCE
     try:
         bus.subscribe(asking.answers)
         while not stopped():
             arrived = bus.deliveries(POLL)
             if bus.connections and asking.step(bus, [payload for _, payload in arrived]):
                 return True
-            if asking.said == "refused" and wanted.path.is_file():
+            lost = not bus.connections and time.monotonic() > patience
+            if wanted.path.is_file() and (lost or asking.said == "refused"):
                 log.warning("device %s goes on with the certificate that it has", settings.device)
                 return True
     finally:

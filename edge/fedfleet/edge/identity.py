@@ -102,7 +102,10 @@ class Identity:
 
 
 def _bytes(path: Path) -> bytes:
-    return path.read_bytes() if path.is_file() else b""
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
 
 
 def _public(path: Path) -> bytes:
@@ -135,6 +138,8 @@ def openssl(*arguments: str, said: bytes = b"") -> bytes:
         ended = subprocess.run(["openssl", *arguments], input=said, capture_output=True, timeout=PATIENCE, check=False)
     except FileNotFoundError:
         raise SettingsError("the command openssl is missing; install it: apt install openssl") from None
+    except OSError as error:
+        raise StoreError(f"the command openssl cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise StoreError(f"openssl {arguments[0]} took over {PATIENCE:g} s; see what else this board does") from None
     if ended.returncode:
