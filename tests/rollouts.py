@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from fedfleet.cloud.rollout.course import Handed, Report
 from fedfleet.wire.messages import draw
@@ -21,6 +23,7 @@ class Board:
     word: str = ""
     of: str = ""
     why: str = ""
+    serials: dict[str, int] = field(default_factory=dict)
 
     def step(self, handed: Handed | None) -> None:
         if self.word == "trial":
@@ -31,7 +34,10 @@ class Board:
             self._try(handed.version)
 
     def _try(self, version: str) -> None:
-        if (self.of, self.word) != (version, "back"):  # what has failed here is not tried again
+        older = self.serials.get(version, 1) <= self.serials.get(self.version, 0)
+        if older:
+            self.of, self.word, self.why = version, "refused", f"it is older than {self.version}"
+        elif (self.of, self.word) != (version, "back"):  # what has failed here is not tried again
             self.version, self.of, self.word, self.why = version, version, "trial", ""
 
     def report(self, version: str) -> Report:
@@ -52,3 +58,11 @@ def fleet(groups: int = 5, each: int = 10, *, bad_share: float = 0.0) -> list[Bo
         for group in range(1, groups + 1)
         for number in range(each)
     ]
+
+
+def bundle(folder: Path, version: str) -> Path:
+    """A bundle without wheels: of what a release is made does not matter here."""
+    folder.mkdir(parents=True)
+    said = {"version": version, "python": "3.11", "machine": "aarch64", "wheels": []}
+    (folder / "release.json").write_text(json.dumps(said))
+    return folder

@@ -41,7 +41,7 @@ class Cloud:
 
     def start(self) -> None:
         """An aggregator that knows of none before it."""
-        self.box = Outbox(self.bus, TOPICS, self.journal, lambda: self.now)
+        self.box = Outbox(self.bus, TOPICS, self.journal.blobs, lambda: self.now)
 
     def flush(self) -> None:
         while not self.box.idle:
@@ -193,5 +193,5 @@ def test_a_journal_that_has_rotted_is_not_sent(cloud: Cloud, tmp_path: Path) -> 
     cloud.box.put(blob)
     path = tmp_path / "blobs" / blob.digest
     path.write_bytes(b"x" + path.read_bytes()[1:])
-    with pytest.raises(StoreError, match="in the journal is damaged; restore a backup"):
+    with pytest.raises(StoreError, match="on the disk is damaged; restore a backup"):
         cloud.box.step()

@@ -13,10 +13,12 @@ import pytest
 from brokers import needs_mosquitto
 from certificates import needs_openssl
 from patients import Patient, diagnoses, examined
-from processes import until
+from processes import ROOT, until
 
 from fedfleet.edge.running import LinkNote, Running, hold, holder, noted
 from fedfleet.wire.errors import StoreError
+
+LAUNCH = ROOT / "edge" / "install" / "launch"
 
 
 @contextmanager
@@ -95,3 +97,28 @@ def test_an_agent_waits_for_the_one_that_has_its_state_and_can_be_ended_meanwhil
     second = hold(tmp_path, leave)
     assert second is not None
     second.close()
+
+
+def test_on_a_board_doctor_is_no_start_of_a_version_that_is_on_trial(tmp_path: Path) -> None:
+    for version in ("1.0.0", "2.0.0"):
+        main = tmp_path / version / "site" / "fedfleet" / "edge" / "__main__.py"
+        main.parent.mkdir(parents=True)
+        main.touch()
+    (tmp_path / "current").symlink_to("2.0.0")
+    (tmp_path / "previous").symlink_to("1.0.0")
+    note = '{"slot": "2.0.0", "starts": 3, "serial": 7, "got": "it connected"}\n'  # one more, and it goes back
+    (tmp_path / "trial.json").write_text(note)
+    (tmp_path / "python").write_text('#!/bin/sh\necho "${FEDFLEET_SLOT##*/} $*"\n')
+    (tmp_path / "python").chmod(0o755)
+    given = {
+        "FEDFLEET_SLOTS": str(tmp_path),
+        "FEDFLEET_SETTINGS": "a.toml",
+        "FEDFLEET_PYTHON": str(tmp_path / "python"),
+    }
+    ended = subprocess.run(
+        ["sh", str(LAUNCH), "doctor", "--json"],
+        capture_output=True, text=True, check=False, env={**os.environ, **given},
+    )  # fmt: skip
+    assert ended.stdout == "2.0.0 -m fedfleet.edge --settings a.toml doctor --json\n"
+    assert (tmp_path / "trial.json").read_text() == note
+    assert (tmp_path / "current").readlink() == Path("2.0.0")

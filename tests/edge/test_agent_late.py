@@ -9,10 +9,10 @@ import pytest
 from federations import never
 from handmade import DEVICE, PARTS, Cloud, steps
 
-from fedfleet.edge.agent import counts
 from fedfleet.edge.spool import Spool
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Stop
+from fedfleet.edge.uploads import counts
 from fedfleet.sim.trainers import SeededTrainer
 from fedfleet.wire.messages import Blob, Plan, Task, Update
 

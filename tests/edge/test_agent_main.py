@@ -26,6 +26,7 @@ from fedfleet.cloud.strategies import strategy
 from fedfleet.edge.__main__ import _opened
 from fedfleet.edge.board import ability
 from fedfleet.edge.data import Store
+from fedfleet.edge.ota.trial import version
 from fedfleet.edge.settings import AgentSettings
 from fedfleet.edge.state import State
 from fedfleet.models.compiled import Compiled
@@ -40,6 +41,7 @@ from fedfleet.wire.topics import Topics
 
 AGENT = [sys.executable, "-m", "fedfleet.edge"]
 TOPICS = Topics("mill")
+VERSION = version(None)
 pytestmark = pytest.mark.usefixtures("rooms")
 
 
@@ -239,10 +241,10 @@ def test_sigterm_ends_it_with_exit_code_0_and_a_goodbye(tmp_path: Path, broker: 
     able = ability(Path("/"), ("line-3",))
     for boot in (1, 2):
         with started(settings(tmp_path, f'tags = ["line-3"]\n[broker]\nport = {broker.port}\n')) as process:
-            assert awaited(watcher, "ready") == Status("ready", boot, ability=able)
+            assert awaited(watcher, "ready") == Status("ready", boot, ability=able, version=VERSION)
             line_with(process, "device d1 of fleet mill is ready")
             assert ended(process) == 0
-        assert awaited(watcher, "away") == Status("away", boot, ability=able)
+        assert awaited(watcher, "away") == Status("away", boot, ability=able, version=VERSION)
     watcher.close()
 
 
@@ -255,7 +257,7 @@ def test_who_needs_the_board_is_given_it(tmp_path: Path, broker: Broker) -> None
         assert awaited(watcher, "paused").reason.endswith("state/inhibit is there")
         assert "paused: " in line_with(process, "inhibit is there")
         (tmp_path / "state" / "inhibit").unlink()
-        assert awaited(watcher, "ready") == Status("ready", 1, ability=ability(Path("/"), ()))
+        assert awaited(watcher, "ready") == Status("ready", 1, ability=ability(Path("/"), ()), version=VERSION)
         assert ended(process) == 0
     watcher.publish(TOPICS.status("d1"), b"", retain=True)
     watcher.close()

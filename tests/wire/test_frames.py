@@ -15,13 +15,16 @@ from fedfleet.wire.chunks import Want, join, manifest, open_manifest, open_offer
 from fedfleet.wire.enrolment import Enrol, Enrolled, open_enrol, open_enrolled, pack_enrol, pack_enrolled
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, encode
+from fedfleet.wire.release import Release
 
 DOC = Path(__file__).parents[2] / "docs" / "wire.md"
 GOLDEN_NEEDS = Needs(("camera",), 512)
 GOLDEN_TASK = Task(
     3, Blob("0" * 64, 1024), Blob("f" * 64, 4096), Plan(), 0.5, 7, 60.0, start=3 * 2**31, needs=GOLDEN_NEEDS
 )
-GOLDEN_STATUS = Status("ready", 4, ability=Ability(("line-3", "camera"), 923, "aarch64", "litert"))
+GOLDEN_ABILITY = Ability(("line-3", "camera"), 923, "aarch64", "litert")
+GOLDEN_STATUS = Status("ready", 4, ability=GOLDEN_ABILITY, version="0.2.0", release="0.2.0 good")
+GOLDEN_RELEASE = Release("0.2.0", Blob("d" * 64, 606), Blob("c" * 64, 3119), ("line-3",), 0.25)
 GOLDEN_UPDATE = Update(3, "d1", 10, "float32", b"\x00\x00\x80\x3f\x00\x00\x00\xc0", {"loss": 0.5})
 GOLDEN_BLOB = Blob("e" * 64, 65_540)
 GOLDEN_ENROL = Enrol("pump-1", "line-3", b"-----BEGIN CERTIFICATE REQUEST-----\n")
@@ -36,6 +39,7 @@ GOLDEN = {
     "status": encode(GOLDEN_STATUS),
     "enrol": pack_enrol(GOLDEN_ENROL),
     "enrolled": pack_enrolled(GOLDEN_ENROLLED),
+    "release": encode(GOLDEN_RELEASE),
 }
 
 json_values = st.recursive(
@@ -124,6 +128,7 @@ def test_golden_frames_decode() -> None:
     assert decode(Task, GOLDEN["task"]) == GOLDEN_TASK
     assert decode(Receipt, GOLDEN["receipt"]) == Receipt(3, "missing", (0, 2))
     assert decode(Status, GOLDEN["status"]) == GOLDEN_STATUS
+    assert decode(Release, GOLDEN["release"]) == GOLDEN_RELEASE
     assert decode(Want, GOLDEN["want"]) == Want(("ab" * 16,))
     assert open_enrol(GOLDEN["enrol"]) == GOLDEN_ENROL
     assert open_enrolled(GOLDEN["enrolled"]) == GOLDEN_ENROLLED
@@ -132,3 +137,9 @@ def test_golden_frames_decode() -> None:
     part, body = open_part(GOLDEN["part"])
     assert (part.round, part.digest, part.index) == (3, offered.blob.digest, 0)
     assert join("d1", offered, body) == GOLDEN_UPDATE
+
+
+def test_a_status_of_before_there_were_releases_still_decodes() -> None:
+    header = b'{"ability":{"arch":"","memory_mib":0,"runtime":"","tags":[]},"boot":4,"declined":0,"kind":"status","reason":"","state":"ready"}'
+    old = frames.MAGIC + len(header).to_bytes(4, "little") + header
+    assert decode(Status, old) == Status("ready", 4)

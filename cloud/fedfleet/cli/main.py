@@ -20,6 +20,8 @@ from fedfleet.cli import (
     fleet,
     model,
     pki,
+    release,
+    rollout,
     simulate,
     train,
 )
@@ -45,6 +47,8 @@ app.add_typer(model.app, name="model")
 app.add_typer(pki.app, name="pki")
 app.add_typer(enrol.app, name="enrol")
 app.add_typer(broker.app, name="broker")
+app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
 app.command("bundle", epilog=bundle.EXAMPLES)(bundle.bundle)

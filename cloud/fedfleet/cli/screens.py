@@ -16,6 +16,7 @@ from fedfleet.cloud.fleet import Contribution, Device, Ended, Fleet
 
 PAUSE = 1.0  # seconds between two looks
 TITLES = ("device", "state", "why", "last seen (UTC)", "this round", "rounds", "last", "examples", "loss", "MiB")
+UPDATED = ("version", "release")  # shown where a device says such
 
 
 class Screen(NamedTuple):
@@ -56,16 +57,18 @@ def status(found: Fleet) -> Screen:
 
 def devices(found: Sequence[Device]) -> Screen:
     """Return the screen of all devices, a line each."""
-    table = _table(TITLES)
+    more = any(each.version or each.release for each in found)
+    table = _table((*TITLES, *(UPDATED if more else ())))
     for each in found:
-        table.add_row(*(Text(cell) for cell in _cells(each)))
+        table.add_row(*(Text(cell) for cell in (*_cells(each), *(_updated(each) if more else ()))))
     return Screen(table, [_told(each) for each in found])
 
 
 def device(found: Device, history: Sequence[Contribution]) -> Screen:
     """Return the screen of one device and of what it contributed."""
     table = _table(())
-    for name, cell in zip(TITLES, _cells(found), strict=True):
+    updated = zip(UPDATED, _updated(found), strict=True) if found.version or found.release else ()
+    for name, cell in (*zip(TITLES, _cells(found), strict=True), *updated):
         table.add_row(name, Text(cell or "-"))
     past = _table(("round", "ended (UTC)", "how", "examples", "codec", "loss", "seconds", "MiB"))
     lines = [_told(found)]
@@ -126,12 +129,18 @@ def _cells(found: Device) -> tuple[str, ...]:
     return tuple(printable(cell) for cell in (*known, _number(found.loss), _number(found.rss_mib)))
 
 
+def _updated(found: Device) -> tuple[str, str]:
+    return printable(found.version), printable(found.release)
+
+
 def _told(found: Device) -> str:
     """One device in a line; without when it was seen, which would be news each second."""
     why = f" ({found.reason})" if found.reason else ""
     part = f", {found.part}" if found.part else ""
     last = f", last {found.last_round}, loss {_number(found.loss)}" if found.last_round else ""
-    return printable(f"{found.device}: {found.state}{why}{part}; {found.contributed} rounds{last}")
+    version = f"; version {found.version}" if found.version else ""
+    release = f"; release {found.release}" if found.release else ""
+    return printable(f"{found.device}: {found.state}{why}{part}; {found.contributed} rounds{last}{version}{release}")
 
 
 def _ended(found: Ended) -> str:

@@ -17,10 +17,11 @@ from fedfleet.cloud.gate import examined, judged, settle
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.opening import Start, next_task, resumed, seat
-from fedfleet.cloud.outbox import Outbox
+from fedfleet.cloud.outbox import HASTE, Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.refine.clients import clients
 from fedfleet.cloud.refine.plan import Made, Refine, Refinement
+from fedfleet.cloud.releases.serving import Serving
 from fedfleet.cloud.rounds import Round, Verdict
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.chunks import Want
@@ -29,8 +30,6 @@ from fedfleet.wire.messages import Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
-HASTE = 0.005  # seconds to wait for deliveries while there is something to send
-FAREWELL = 5.0
 
 
 class Aggregator:
@@ -47,12 +46,13 @@ class Aggregator:
         report: Callable[[RoundRecord], None] = lambda _: None,
         refine: Refine | None = None,
         denied: Callable[[], Container[str]] = tuple,
+        releases: Serving | None = None,
     ) -> None:
         """Pick up where `journal` ends.
 
         `evaluate` scores weights, `report` is told of every round that ends, and `refine` is given what a round has
         made, before it is the round's model, where the federation has that due. What those say that are `denied` is
-        dropped; it returns another object when these have changed.
+        dropped; it returns another object when these have changed. `releases` are handed out meanwhile.
         """
         self._federation = replace(federation, plan=federation.strategy.plan(federation.plan))
         self._topics = topics
@@ -83,7 +83,9 @@ class Aggregator:
         ended = journal.ended_task()
         self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
-        self._outbox = Outbox(bus, topics, journal, clock)
+        self._outbox = Outbox(bus, topics, journal.blobs, clock)
+        self._handing = [self._outbox.step, *([releases.step] if releases else [])]
+        self._repeating = [self._outbox.repeat, *([releases.want] if releases else [])]
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
         # is known before the first device is.
         for pattern in (topics.task, topics.status(), topics.update(), topics.want()):
@@ -98,7 +100,8 @@ class Aggregator:
             self._handle(delivery)
         if self._intake is not None:
             self._intake.step()
-        self._outbox.step()
+        for hand in self._handing:
+            hand()
         if self.done:
             return
         if self._round is None:
@@ -149,10 +152,7 @@ class Aggregator:
             self._outbox.say(self._topics.task, b"")
             self._superseded.append(self._program)
             self._clear()
-            end = self._clock() + FAREWELL
-            while not self._outbox.idle and self._clock() < end:
-                self._outbox.step()
-                self._bus.deliveries(HASTE)
+            self._outbox.farewell()
 
     def _ready(self) -> bool:
         """Whether a round may begin: enough devices are there, or those of our last start had a deadline to return."""
@@ -170,7 +170,8 @@ class Aggregator:
             elif delivery.topic.endswith("/status"):
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
             elif delivery.topic.endswith("/want"):
-                self._outbox.repeat(decode(Want, delivery.payload).names)
+                for repeat in self._repeating:
+                    repeat(decode(Want, delivery.payload).names)
             elif self._intake is not None:
                 device = self._topics.device(delivery.topic)
                 self.presence.heard(device)

@@ -67,7 +67,8 @@ class Fleet:
 class Device:
     """One device: its last status and when that came (`seen`, UTC), its part in the open round, what it contributed.
 
-    Examples, loss and memory (MiB of resident memory) are those of its last update that went into a model.
+    Examples, loss and memory (MiB of resident memory) are those of its last update that went into a model. `version` is
+    that of its agent, `release` what it says of the newest one.
     """
 
     device: str
@@ -81,6 +82,8 @@ class Device:
     loss: float | None
     rss_mib: float | None
     status: dict[str, Any]
+    version: str = ""
+    release: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,8 @@ def _devices(database: sqlite3.Connection, name: str) -> list[Device]:
                 loss=known.get("loss"),
                 rss_mib=known.get("rss_mib"),
                 status=status,
+                version=status.get("version", ""),
+                release=status.get("release", ""),
             )
         )
     return found

@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from fedfleet.cloud.journal import Journal
+from fedfleet.cloud.blobs import Blobs
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.chunks import chunk_name, manifest, only_name
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob
 from fedfleet.wire.topics import Topics
 
+HASTE = 0.005  # seconds to wait for deliveries while there is something to send
+FAREWELL = 5.0
 AHEAD = 16  # messages handed to the link and not yet acknowledged by the broker
 AGAIN = 30.0  # seconds in which a blob that many devices miss is said again once
 
@@ -23,10 +25,10 @@ AGAIN = 30.0  # seconds in which a blob that many devices miss is said again onc
 class Outbox:
     """What waits to be retained or cleared, in order."""
 
-    def __init__(self, bus: Bus, topics: Topics, journal: Journal, clock: Callable[[], float]) -> None:
+    def __init__(self, bus: Bus, topics: Topics, blobs: Blobs, clock: Callable[[], float]) -> None:
         self._bus = bus
         self._topics = topics
-        self._journal = journal
+        self._kept = blobs
         self._clock = clock
         self._queue: deque[tuple[str, bytes | None]] = deque()
         self._blobs: dict[Blob, list[str]] = {}
@@ -40,16 +42,16 @@ class Outbox:
         return not self._queue
 
     def put(self, blob: Blob) -> None:
-        """Have `blob`, which is in the journal, retained. Raises StoreError."""
+        """Have `blob`, which is among those kept, retained. Raises StoreError."""
         if blob in self._blobs:
             return
         known = self._live()
-        self._blobs[blob] = self._journal.blobs.names(blob)
+        self._blobs[blob] = self._kept.names(blob)
         self._queue_all(blob, [name for name in self._blobs[blob] if name not in known], None)
 
     def drop(self, blob: Blob) -> None:
         """Have cleared what no other blob needs of `blob`; also of one that an earlier aggregator has put there."""
-        names = self._blobs.pop(blob, None) or self._journal.blobs.names(blob) or [only_name(blob)]
+        names = self._blobs.pop(blob, None) or self._kept.names(blob) or [only_name(blob)]
         known = self._live()
         self._queue_all(blob, [name for name in names if name not in known], b"")
 
@@ -71,7 +73,7 @@ class Outbox:
                 self._queue_all(blob, sorted(chunks, key=lambda name: name not in wanted), None)
 
     def step(self) -> None:
-        """Hand the link what it takes. Raises StoreError where the journal has lost what is to be sent."""
+        """Hand the link what it takes. Raises StoreError where what is to be sent has been lost."""
         if self._bus.connections != self._link:
             self._link = self._bus.connections
             self._queue.extend(self._said.items())
@@ -80,6 +82,13 @@ class Outbox:
             payload = self._content(topic) if payload is None else payload
             if payload is not None:
                 self._bus.publish(topic, payload, retain=True)
+
+    def farewell(self) -> None:
+        """Hand the link all that waits, as far as it takes it within 5 s."""
+        end = self._clock() + FAREWELL
+        while not self.idle and self._clock() < end:
+            self.step()
+            self._bus.deliveries(HASTE)
 
     def _live(self) -> set[str]:
         return {name for names in self._blobs.values() for name in names}
@@ -96,8 +105,8 @@ class Outbox:
             if kind == "blob" and name == blob.digest:
                 return manifest(blob, names)
             if kind == "chunk" and name in names:
-                chunk = self._journal.blobs.chunk(blob, names.index(name))
+                chunk = self._kept.chunk(blob, names.index(name))
                 if chunk_name(chunk) != name:
-                    raise StoreError(f"blob {blob.digest[:12]} in the journal is damaged; restore a backup")
+                    raise StoreError(f"blob {blob.digest[:12]} on the disk is damaged; restore a backup")
                 return chunk
         return None

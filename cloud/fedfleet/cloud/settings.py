@@ -136,6 +136,13 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Releases:
+    """Releases of the agent: the folder `repository` of `fedfleet release`, relative to the settings file, or none."""
+
+    repository: str = ""
+
+
+@dataclass(frozen=True)
 class AggregatorSettings:
     """`settings.toml`. `model` is a folder that `fedfleet compile` wrote; it and `state` are relative to the file."""
 
@@ -152,6 +159,7 @@ class AggregatorSettings:
     combine: Combine = field(default_factory=Combine)
     refine: Refining = field(default_factory=Refining)
     identity: Identity = field(default_factory=Identity)
+    releases: Releases = field(default_factory=Releases)
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
+import os
 import signal
 import sys
 import time
@@ -16,13 +18,17 @@ from fedfleet.edge.child import ChildTrainer
 from fedfleet.edge.enrol import enrolled, identity
 from fedfleet.edge.guards import ROOT, Watch
 from fedfleet.edge.notify import Pulse, tell
+from fedfleet.edge.ota import slots, trial
+from fedfleet.edge.ota.trial import RESTART, Gate
+from fedfleet.edge.ota.updater import Updater
 from fedfleet.edge.renewing import Renewing
 from fedfleet.edge.running import Running, hold
 from fedfleet.edge.settings import AgentSettings, load_agent
 from fedfleet.edge.state import State
 from fedfleet.edge.stopping import Stopping
 from fedfleet.edge.supervise import kept
-from fedfleet.wire.bus import Will
+from fedfleet.edge.updates import NoUpdates, Updates
+from fedfleet.wire.bus import Bus, Will
 from fedfleet.wire.errors import FedfleetError, StoreError
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
@@ -41,12 +47,14 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> None:
     """Run the agent, or import examples, or look for what is wrong.
 
-    Exits with 0, or with 2 where something is to be mended, and one line for the owner's mistakes.
+    Exits with 0, with 2 where something is to be mended and one line for the owner's mistakes, or with RESTART to be
+    started again.
     """
     arguments = _parser().parse_args(argv)
     if arguments.command == "doctor":
         sys.exit(_doctor(arguments.settings, arguments.json))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    gate = Gate(slots.started(os.environ), math.inf, time.monotonic)
     try:
         settings, folder = load_agent(arguments.settings)
         if arguments.command == "import":
@@ -54,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             _run(settings, folder, arguments.settings)
     except FedfleetError as error:
+        gate.got(str(error))
         print(f"fedfleet-agent: {error}", file=sys.stderr)
         sys.exit(2)
 
@@ -94,30 +103,36 @@ def _run(settings: AgentSettings, folder: Path, file: Path) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    held = hold(folder, stopping.wait)
-    state = _opened(settings, folder, stopping) if held else None
-    if held is None or state is None:
-        return
+    gate = Gate(slots.started(os.environ), settings.release.trial, time.monotonic)
+    gate.confess()
+    gate.got("it started")
+    held = hold(folder, stopping.wait, patient=not gate.on)
+    state = _opened(settings, folder, stopping, patient=not gate.on) if held else None
     command = [sys.executable, "-m", "fedfleet.edge.collect", str(file)]
-    with closing(held), kept("the collector", command, stopping) if settings.collects else nullcontext():
-        _follow(settings, state, held, stopping)
+    if held is not None and state is not None:
+        with closing(held), kept("the collector", command, stopping) if settings.collects else nullcontext():
+            again = _follow(settings, state, held, stopping, gate, file.resolve().parent)
+        if again:
+            sys.exit(RESTART)
+    gate.stopped()
 
 
-def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stopping) -> None:
-    """Follow the fleet's tasks until `stopping`."""
+def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stopping, gate: Gate, base: Path) -> bool:
+    """Follow the fleet's tasks until `stopping`; returns whether to be started again."""
     pulse = Pulse(stopping.is_set)
     if not enrolled(settings, pulse.ends):
-        return
+        return False
     topics = Topics(settings.fleet)
-    able = ability(ROOT, settings.all_tags)
-    will = Will(topics.status(settings.device), birth(state, able), death(state, able))
+    able, version = ability(ROOT, settings.all_tags), trial.version(gate.slots)
+    will = Will(topics.status(settings.device), birth(state, able, version), death(state, able, version))
     bus = MqttBus(settings.broker, settings.device, will, wait=0)  # a device in the field tries for ever
-    while not bus.connections and not stopping.wait(POLL):
+    while not bus.connections and not stopping.wait(POLL) and not gate.failed:
         held.tell(0, bus.reason)
         pulse.ends()  # the bus says why there is none, and when it tries again
-    if stopping.is_set():
+        gate.look(waiting=False)
+    if stopping.is_set() or gate.failed:
         bus.close()
-        return
+        return gate.failed
     pulse.ready(f"device {settings.device} of fleet {settings.fleet}")
     log.info("device %s of fleet %s is ready, start %d", settings.device, settings.fleet, state.boot)
 
@@ -125,20 +140,43 @@ def _follow(settings: AgentSettings, state: State, held: Running, stopping: Stop
         held.tell(bus.connections, bus.reason)
         return pulse.ends(trainer.at_work)
 
+    lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
+    updates = _updates(settings, state, lasting, gate, base)
     trainer = ChildTrainer(settings.device, state.examples, state.log, wait=lambda: bool(watch().state))
     watch = Watch(settings.guards, state.folder, lambda: resident(ROOT, trainer.process))
-    lasting = Renewing(bus, identity(settings), topics) if settings.enrol.claim else bus
-    agent = Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able)
-    agent.run(stopped)
+    Agent(settings.device, topics, lasting, state, trainer, time.monotonic, watch, able, updates).run(stopped)
+    return updates.leaving
 
 
-def _opened(settings: AgentSettings, folder: Path, stopping: Stopping) -> State | None:
-    """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute."""
+def _updates(settings: AgentSettings, state: State, bus: Bus, gate: Gate, base: Path) -> Updates:
+    """Return whoever updates the agent, if its owner wants that; what is in the way of it is no reason not to train."""
+    name, me = settings.release.root, (settings.device, Topics(settings.fleet), bus)
+    try:
+        if name and gate.slots is not None:
+            anchor = (base / name).read_bytes()
+            return Updater(*me, gate.slots, gate, state.folder / "release", anchor, settings.all_tags, time.monotonic)
+        if name:
+            log.warning("no updates over the air: release.root is set, but launch has not started this agent")
+    except OSError as error:
+        log.warning("no updates over the air: release.root: %s cannot be read: %s", base / name, error.strerror)
+    except StoreError as error:
+        log.warning("no updates over the air: %s", error)
+    gate.fail("it could not be updated any more")
+    return NoUpdates(trial.version(gate.slots), leaving=gate.failed)
+
+
+def _opened(settings: AgentSettings, folder: Path, stopping: Stopping, *, patient: bool = True) -> State | None:
+    """Return the state, with this start counted; a disk that refuses is waited for, and named once a minute.
+
+    Unless `patient`, it raises StoreError: a version on trial may be what is wrong.
+    """
     while not stopping.is_set():
         try:
             state = State(folder, settings.max_spool_bytes)
             state.begin()
         except StoreError as error:
+            if not patient:
+                raise
             log.error("%s; trying again in %g s", error, REST)
             stopping.wait(REST)
         else:

@@ -9,7 +9,6 @@ anything is sent, and a disk that refuses is waited out.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -17,7 +16,8 @@ from fedfleet.edge.downloads import Fetcher
 from fedfleet.edge.spool import Rotten
 from fedfleet.edge.state import State
 from fedfleet.edge.trainer import Hold, Trainer
-from fedfleet.edge.uploads import Uploader
+from fedfleet.edge.updates import NoUpdates, Updates
+from fedfleet.edge.uploads import Uploader, counts
 from fedfleet.wire.bus import Bus, Delivery
 from fedfleet.wire.calling import Ability
 from fedfleet.wire.errors import FedfleetError, FrameError, ProgramError, StoreError, TooLarge
@@ -42,11 +42,12 @@ class Agent:
         clock: Callable[[], float],
         hold: Callable[[], Hold] = Hold,
         ability: Ability = UNKNOWN,
+        updates: Updates | None = None,
     ) -> None:
         """`clock` returns monotonic seconds; `bus` has been given `birth` and `death` as its will.
 
         While `hold` gives a reason, nothing is fetched and no training begins; `trainer` itself pauses what runs.
-        `ability` is what every status says that the device has.
+        `ability` is what every status says that the device has; `updates` are those of the agent itself, if any.
         """
         self.device = device
         self._topics = topics
@@ -56,7 +57,10 @@ class Agent:
         self._clock = clock
         self._hold = hold
         self._ability = ability
+        self._updates = updates or NoUpdates()
         self._held_as = ("", bus.connections)
+        self._told = (self._updates.said, bus.connections)
+        self._last = Status("ready", state.boot)
         self._task: Task | None = None
         self._begun: Task | None = None  # what is being trained, though a newer task may have come
         self._fetcher = Fetcher(device, topics, bus, state.blobs, clock)
@@ -75,14 +79,17 @@ class Agent:
             self._handle(delivery)
         if self._held().memory:
             self._trainer.close()
-        if self._task is None or self._clock() < self._resting[0]:
-            return
-        try:
-            self._advance(self._task)
-        except FrameError as error:
-            log.warning("%s", error)
-        except (StoreError, TooLarge) as error:
-            self._rest(error)
+        if self._task is not None and self._clock() >= self._resting[0]:
+            try:
+                self._advance(self._task)
+            except FrameError as error:
+                log.warning("%s", error)
+            except (StoreError, TooLarge) as error:
+                self._rest(error)
+        self._updates.step(self._at())
+        told, self._told = self._told, (self._updates.said, self._bus.connections)
+        if self._told != told and self._updates.said:  # over a new link as well, whose birth says less
+            self._say(self._last)
 
     def due(self) -> float:
         """When to step though nothing arrives, by the clock: the past for work at hand, infinity for none.
@@ -90,14 +97,14 @@ class Agent:
         What `hold` says is not asked: who steps by this looks at the guards as well.
         """
         if self._task is None:
-            return math.inf
+            return self._updates.due()
         over = self._task.round <= self._state.round or self._late(self._task)
-        return max(self._resting[0], self._uploader.due() if over else self._fetcher.due())
+        return min(self._updates.due(), max(self._resting[0], (self._uploader if over else self._fetcher).due()))
 
     def run(self, stopping: Callable[[], bool]) -> None:
-        """Step until `stopping()`, in the middle of training too, then say goodbye."""
+        """Step until `stopping()`, in the middle of training too, or until another version is to go on; say goodbye."""
         self._stopping = stopping
-        while not stopping():
+        while not stopping() and not self._updates.leaving:
             self.step(1.0)
         self.close()
 
@@ -121,7 +128,7 @@ class Agent:
                 self._work(self._begun)
         elif not task.calls(self.device, self._ability):
             self._drop(task)
-            self._state.finish(task.round)
+            self._finish(task)
         elif not self._hold().state and all(map(self._fetcher.fetch, self._wanted(task))):
             self._work(task)
 
@@ -131,7 +138,8 @@ class Agent:
                 self._take_task(delivery.payload)
             elif delivery.topic == self._topics.receipt(self.device):
                 self._take_receipt(decode(Receipt, delivery.payload))
-            elif delivery.payload:
+            else:
+                self._updates.take(delivery.topic, delivery.payload)
                 self._fetcher.take(delivery.topic, delivery.payload)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
@@ -165,7 +173,7 @@ class Agent:
             self._state.forget_blobs((*(blob.digest for blob in task.needed), *patch))
         if not task.train:
             self._drop(task)
-            self._state.finish(task.round)
+            self._finish(task)
             return
         self._begun = task
         try:
@@ -184,7 +192,7 @@ class Agent:
         self._drop(task)
         counts = {"down": float(down), "dropped": float(self._dropped)}
         offered = self._state.spool.keep(replace(update, metrics={**update.metrics, **counts}))
-        self._state.finish(task.round)
+        self._finish(task)
         self._counted_down += down
         self._uploader.fresh(offered)
 
@@ -240,6 +248,7 @@ class Agent:
             self._detour = task.round
             return  # what was on disk has rotted and is gone, or a patch was no good: the next step fetches the whole
         self._state.finish(task.round)
+        self._updates.declined(f"round {task.round} declined: {error}")
         self._say(Status(self._held_as[0] or "ready", self._state.boot, declined=task.round, reason=seen(str(error))))
 
     def _rest(self, error: FedfleetError) -> None:
@@ -263,23 +272,28 @@ class Agent:
             log.warning("round %d: update refused: %s", receipt.round, receipt.reason)
         self._uploader.done()
 
+    def _finish(self, task: Task) -> None:
+        self._state.finish(task.round)
+        self._updates.finished(task.round)
+
+    def _at(self) -> str:
+        """What the agent is at, as `Updates.step` wants to know it."""
+        if self._hold().state:
+            return "held"
+        done = self._task is None or self._task.round <= self._state.round or bool(self._late(self._task))
+        return "training" if self._begun is not None else "idle" if done else "fetching"
+
     def _say(self, status: Status) -> None:
-        whole = replace(status, ability=self._ability)
+        self._last = status
+        whole = replace(status, ability=self._ability, version=self._updates.version, release=self._updates.said)
         self._bus.publish(self._topics.status(self.device), encode(whole), retain=True)
 
 
-def counts(task: Task, newest: Task | None) -> bool:
-    """Whether an update for `task` may count now that `newest` is there; of equal tasks only the one that was taken."""
-    if newest is None or newest is task:
-        return newest is not None
-    return newest.train and newest.program == task.program and 0 < newest.round - task.round <= newest.staleness
-
-
-def birth(state: State, ability: Ability = UNKNOWN) -> bytes:
+def birth(state: State, ability: Ability = UNKNOWN, version: str = "", release: str = "") -> bytes:
     """What a device says at every connection."""
-    return encode(Status("ready", state.boot, ability=ability))
+    return encode(Status("ready", state.boot, ability=ability, version=version, release=release))
 
 
-def death(state: State, ability: Ability = UNKNOWN) -> bytes:
+def death(state: State, ability: Ability = UNKNOWN, version: str = "", release: str = "") -> bytes:
     """What the broker says for a device that is lost."""
-    return encode(Status("lost", state.boot, ability=ability))
+    return encode(Status("lost", state.boot, ability=ability, version=version, release=release))

@@ -160,7 +160,7 @@ class Fetcher:
     def take(self, topic: str, payload: bytes) -> None:
         """Take what came on one of our topics; raises FrameError, StoreError."""
         download = self._download
-        if download is None or topic not in self._asked:
+        if download is None or topic not in self._asked or not payload:  # one that was cleared may be said again
             return
         kind, name = self._topics.named(topic)
         if kind == "blob":

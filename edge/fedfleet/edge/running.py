@@ -66,16 +66,18 @@ class Running:
         os.close(self._lock)
 
 
-def hold(folder: Path, wait: Callable[[float], bool]) -> Running | None:
+def hold(folder: Path, wait: Callable[[float], bool], *, patient: bool = True) -> Running | None:
     """Return the hold on `folder`; what keeps us from it is waited out by `wait`, and named once a minute.
 
-    None as soon as `wait(seconds)` says that it was ended.
+    None as soon as `wait(seconds)` says that it was ended. Raises StoreError instead of waiting unless `patient`.
     """
     tries = 0
     while True:
         try:
             return Running(folder)
         except StoreError as error:
+            if not patient:
+                raise
             if tries % REST == 0:
                 log.error("%s; waiting", error)
         tries += 1

@@ -22,6 +22,20 @@ class Enrolment:
 
 
 @dataclass(frozen=True)
+class Releases:
+    """Updates of the agent over the air: whose are taken, by the TUF root metadata in the file `root`; off without.
+
+    `trial` are the seconds in which a new version must come on before the one before it is gone back to.
+    """
+
+    root: str = ""
+    trial: float = 21_600.0
+
+    def __post_init__(self) -> None:
+        require(self.trial > 0, "trial must be above 0 seconds")
+
+
+@dataclass(frozen=True)
 class AgentSettings:
     """`agent.toml`. `state` is the agent's folder, relative to the file.
 
@@ -42,6 +56,7 @@ class AgentSettings:
     tags: tuple[str, ...] = ()
     group: str = ""
     enrol: Enrolment = field(default_factory=Enrolment)
+    release: Releases = field(default_factory=Releases)
 
     def __post_init__(self) -> None:
         for key, value in (("device", self.device), ("fleet", self.fleet)):

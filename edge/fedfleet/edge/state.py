@@ -9,6 +9,8 @@ state/
   residual/            what codecs lost of the last updates, for the next one (see residual.py)
   control/             the device's own control variate, where the strategy is SCAFFOLD (see controls.py)
   trainer.log          what the training process wrote last
+  agent.lock           held by the agent that runs; its process is in it (see running.py)
+  link.json            how its link to the broker is
 """
 
 from __future__ import annotations

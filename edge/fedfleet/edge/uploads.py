@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fedfleet.edge.spool import Spool
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.chunks import Offer, pack_offer, pack_part
-from fedfleet.wire.messages import Receipt, draw
+from fedfleet.wire.messages import Receipt, Task, draw
 from fedfleet.wire.topics import Topics
 
 RESEND = (15.0, 240.0)  # seconds without an answer after which an update is offered again: at first, at most
@@ -89,3 +89,10 @@ class Uploader:
         pause = min(RESEND[0] * 2**self._tries, RESEND[1])
         self._tries = min(self._tries + 1, 8)
         self._due = self._clock() + pause * (0.75 + 0.5 * draw("resend", self._tries, self._device))
+
+
+def counts(task: Task, newest: Task | None) -> bool:
+    """Whether an update for `task` may count now that `newest` is there; of equal tasks only the one that was taken."""
+    if newest is None or newest is task:
+        return newest is not None
+    return newest.train and newest.program == task.program and 0 < newest.round - task.round <= newest.staleness

@@ -8,6 +8,7 @@ FedfleetError
 ├── DataError       examples that cannot be trained on                 (the owner's fault: names file and column)
 ├── ModelError      a model that cannot become a device program        (the owner's fault: names the layer)
 ├── ProgramError    a device program that does not load or run         (the device says so and stays up)
+├── ReleaseError    a release of the agent that is not installed       (the device says so and goes on training)
 ├── WorkerLost      a process that trained with this one has gone      (start it again, and all go on from a backup)
 └── StoreError      state on disk that cannot be used                  (names the path; nothing was overwritten)
 
@@ -48,6 +49,10 @@ class ModelError(FedfleetError):
 
 class ProgramError(FedfleetError):
     """A device program that the installed runtime cannot load or run."""
+
+
+class ReleaseError(FedfleetError):
+    """A release that is not signed as it must be, not for this device, or that cannot be installed."""
 
 
 class WorkerLost(FedfleetError):

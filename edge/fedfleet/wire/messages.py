@@ -19,16 +19,14 @@ from fedfleet.wire.record import Mismatch, build, plain, require
 from fedfleet.wire.topics import DIGEST
 
 T = TypeVar("T")
-CHUNK = 64 * 1024
-MAX_BLOB = 256 * 1024 * 1024
+CHUNK, MAX_BLOB = 64 * 1024, 256 * 1024 * 1024
 MAX_ROUND = 2**53 - 1  # JSON readers in other languages keep integers only so far
-MAX_METRICS = 32
-MAX_ABANDONED = 64
+MAX_METRICS, MAX_ABANDONED = 32, 64
 STATES = ("ready", "training", "paused", "asleep", "away", "lost")
 OUTCOMES = ("counted", "missing", "refused")
 SGD = ("learning_rate", "momentum")
 SCALARS = (*SGD, "nesterov", "second_moment", "weight_decay", "proximal", "clip_norm")
-SEEN = re.compile(r"[ -~]{0,200}")
+SEEN, VERSION = re.compile(r"[ -~]{0,200}"), re.compile(r"[0-9][A-Za-z0-9.+_-]{0,35}")
 
 
 @dataclass(frozen=True)
@@ -188,9 +186,8 @@ class Task:
 
         Without its `ability`, whether it would if it has what the task needs.
         """
-        if ability is not None and not self.needs.met(ability):
-            return False
-        return self.window >= LAP or ahead(self.start, device) < self.window
+        able = ability is None or self.needs.met(ability)
+        return able and (self.window >= LAP or ahead(self.start, device) < self.window)
 
 
 @dataclass(frozen=True)
@@ -244,8 +241,8 @@ class Status:
     """A device's presence, retained: `boot` counts its starts, so that a late will of an older start is told apart.
 
     A `paused` device may be back at any time, one that is `asleep` will be when its hours come; `reason` says why.
-    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none. `ability` stands in
-    every status, as only the last one is retained.
+    `declined` is the newest round that the device will not contribute to, for `reason`; 0 for none. `ability`, the
+    agent's `version` and what became of a `release` stand in every status, as only the last one is retained.
     """
 
     state: str
@@ -253,11 +250,14 @@ class Status:
     declined: int = 0
     reason: str = ""
     ability: Ability = field(default_factory=Ability)
+    version: str = ""
+    release: str = ""
 
     def __post_init__(self) -> None:
         require(self.state in STATES, f"state must be one of {', '.join(STATES)}")
         require(0 <= self.boot <= MAX_ROUND and 0 <= self.declined <= MAX_ROUND, "counts must not be negative")
-        require(SEEN.fullmatch(self.reason) is not None, "reason must be at most 200 printable characters")
+        require(all(map(SEEN.fullmatch, (self.reason, self.release))), "at most 200 printable characters are a reason")
+        require(not self.version or VERSION.fullmatch(self.version) is not None, "version must begin with a digit")
 
 
 def seen(text: str) -> str:

@@ -3,6 +3,7 @@
 fedfleet/v1/<fleet>/task                  retained, newest only: Task
 fedfleet/v1/<fleet>/blob/<sha256>         retained: which chunks a blob of several has
 fedfleet/v1/<fleet>/chunk/<name>          retained chunks of programs and weights, named by content
+fedfleet/v1/<fleet>/release               retained, newest only: Release
 fedfleet/v1/<fleet>/device/<id>/status    retained birth, last will: Status
 fedfleet/v1/<fleet>/device/<id>/update    an update that is offered, and its parts
 fedfleet/v1/<fleet>/device/<id>/want      what a device waits for in vain
@@ -49,6 +50,11 @@ class Topics:
     def task(self) -> str:
         """Where the newest task is retained."""
         return f"{ROOT}/{self.fleet}/task"
+
+    @property
+    def release(self) -> str:
+        """Where it is retained which release of the agent is for whom."""
+        return f"{ROOT}/{self.fleet}/release"
 
     def manifest(self, digest: str) -> str:
         """Where it is retained which chunks the blob `digest` has."""

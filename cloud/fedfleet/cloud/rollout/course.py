@@ -50,7 +50,8 @@ class Group:
 class Rollout:
     """One rollout: `opened` counts the groups that have been opened; `reason` says why it stopped, or waits.
 
-    `paused` opens no more groups; what fails stops it all the same.
+    `paused` opens no more groups; what fails stops it all the same. `keys` is the folder of the keys by which the way
+    back is signed, empty where its owner does that; `settled` says that the last word of it was handed out.
     """
 
     version: str
@@ -60,6 +61,8 @@ class Rollout:
     state: str = "running"
     paused: bool = False
     reason: str = ""
+    keys: str = ""
+    settled: bool = False
 
     def __post_init__(self) -> None:
         require(self.state in STATES, f"state must be one of {', '.join(STATES)}")

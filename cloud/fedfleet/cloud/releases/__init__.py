@@ -1,0 +1,1 @@
+"""Releases of the agent: signed in a repository of The Update Framework, and handed out by the broker."""

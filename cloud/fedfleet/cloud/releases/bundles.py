@@ -1,0 +1,81 @@
+"""A bundle into a repository: its files become signed targets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from securesystemslib.signer import CryptoSigner
+
+from fedfleet.cloud.releases.published import FILE
+from fedfleet.cloud.releases.repository import Repository
+from fedfleet.wire import files
+from fedfleet.wire.errors import DataError, SettingsError
+from fedfleet.wire.messages import VERSION
+from fedfleet.wire.record import Mismatch, build, require
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel of a bundle."""
+
+    name: str
+    sha256: str
+    size: int
+
+    def __post_init__(self) -> None:
+        require(Path(self.name).name == self.name and self.name.endswith(".whl"), f"{self.name!r} is no wheel's name")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """`release.json` of a bundle."""
+
+    version: str
+    python: str
+    machine: str
+    wheels: tuple[Wheel, ...]
+
+    def __post_init__(self) -> None:
+        require(VERSION.fullmatch(self.version) is not None, "version must be 1 to 36 characters, first a digit")
+        require("/" not in self.machine + self.python, "machine and python must be words")
+
+
+def read(folder: Path) -> Bundle:
+    """Return what a bundle says of itself, every wheel compared with that. Raises DataError."""
+    try:
+        found = build(Bundle, json.loads((folder / FILE).read_bytes()), strict=False)
+        for wheel in found.wheels:
+            path = folder / "wheels" / wheel.name
+            if path.stat().st_size != wheel.size or files.digest(path) != wheel.sha256:
+                raise DataError(f"{path} is not what {FILE} says; make the bundle again")
+    except (OSError, ValueError, Mismatch) as error:
+        raise DataError(f"{folder} is no bundle that can be read: {error}; see fedfleet bundle") from None
+    return found
+
+
+def add(repo: Repository, folder: Path, keys: Sequence[CryptoSigner]) -> tuple[Bundle, str]:
+    """Add the bundle in `folder` to the targets; returns it, and which signatures are missing still.
+
+    Adding one that is there already makes it the newest again: so a whole fleet goes back to it. Raises DataError,
+    SettingsError where another bundle of that version is there, StoreError.
+    """
+    bundle = read(folder)
+    place = f"{bundle.version}/{bundle.machine}-{bundle.python}"
+    targets = repo.targets.signed
+    newest = max(
+        (file.unrecognized_fields.get("custom", {}).get("serial", 0) for file in targets.targets.values()), default=0
+    )
+    custom = {"version": bundle.version, "machine": bundle.machine, "python": bundle.python, "serial": newest + 1}
+    sources = {FILE: folder / FILE, **{wheel.name: folder / "wheels" / wheel.name for wheel in bundle.wheels}}
+    for name, source in sources.items():
+        path = f"{place}/{name}"
+        made = repo.keep(path, source)
+        there = targets.targets.get(path)
+        if there is not None and there.hashes != made.hashes:
+            raise SettingsError(f"another bundle of version {bundle.version} is there; give this one another version")
+        made.unrecognized_fields["custom"] = custom
+        targets.targets[path] = made
+    return bundle, repo.change(targets, keys)
