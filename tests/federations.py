@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, cycle
@@ -92,6 +92,7 @@ class World:
     refining: Refining = field(default_factory=Refining)
     abilities: dict[str, Ability] = field(default_factory=dict)
     replicas: int = 0
+    denied: Callable[[], Container[str]] = tuple
 
     def __post_init__(self) -> None:
         self.agents: dict[str, tuple[Agent, LoopbackBus]] = {}
@@ -115,7 +116,7 @@ class World:
         rule, name = combined(strategy(self.strategy), self.replicas), self.strategy
         asked = {"evaluation": self.evaluation, "refining": self.refining}
         federation = Federation(self.program, weights(), rule, self.plan, self.rounds, SEED, name, **asked)
-        told = (self.evaluate, self.records.append, self.refine)
+        told = (self.evaluate, self.records.append, self.refine, self.denied)
         self.cloud = Aggregator(federation, TOPICS, self.cloud_bus, self.journal, lambda: self.now, *told)
 
     def cloud_dies(self) -> None:

@@ -14,10 +14,11 @@ from tensorflow.lite.python import schema_py_generated as schema
 from fedfleet.models import compiler
 from fedfleet.models.inplace import overwriting, safe
 from fedfleet.models.program import convert
-from fedfleet.models.runtime import Interpreter
+from fedfleet.models.runtime import runtime
 
 K = tf.keras
 layers = K.layers
+Interpreter = runtime()
 RUNTIME = importlib.import_module(Interpreter.__module__)
 X = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
 

@@ -84,8 +84,8 @@ def fleet(
         journal, bus, topics = Journal(folder / "cloud"), MqttBus(broker, f"{FLEET}-cloud"), Topics(FLEET)
         try:
             serving = Serving(found.repo, bus, topics, time.monotonic)
-            parts = (federation, topics, bus, journal, time.monotonic, None, records.append, None, serving)
-            yield Cloud(Aggregator(*parts), board, found, records)
+            parts = (federation, topics, bus, journal, time.monotonic, None, records.append)
+            yield Cloud(Aggregator(*parts, releases=serving), board, found, records)
         finally:
             board.kill()
             bus.close()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fedfleet.wire import frames
 from fedfleet.wire.calling import Ability, Needs
 from fedfleet.wire.chunks import Want, join, manifest, open_manifest, open_offer, open_part, split
+from fedfleet.wire.enrolment import Enrol, Enrolled, open_enrol, open_enrolled, pack_enrol, pack_enrolled
 from fedfleet.wire.errors import FrameError
 from fedfleet.wire.messages import Blob, Plan, Receipt, Status, Task, Update, decode, encode
 from fedfleet.wire.release import Release
@@ -26,6 +27,8 @@ GOLDEN_STATUS = Status("ready", 4, ability=GOLDEN_ABILITY, version="0.2.0", rele
 GOLDEN_RELEASE = Release("0.2.0", Blob("d" * 64, 606), Blob("c" * 64, 3119), ("line-3",), 0.25)
 GOLDEN_UPDATE = Update(3, "d1", 10, "float32", b"\x00\x00\x80\x3f\x00\x00\x00\xc0", {"loss": 0.5})
 GOLDEN_BLOB = Blob("e" * 64, 65_540)
+GOLDEN_ENROL = Enrol("pump-1", "line-3", b"-----BEGIN CERTIFICATE REQUEST-----\n")
+GOLDEN_ENROLLED = Enrolled("pending", "an operator must accept it")
 GOLDEN = {
     "task": encode(GOLDEN_TASK),
     "manifest": manifest(GOLDEN_BLOB, ["ab" * 16, "cd" * 16]),
@@ -34,6 +37,8 @@ GOLDEN = {
     "want": encode(Want(("ab" * 16,))),
     "receipt": encode(Receipt(3, "missing", (0, 2))),
     "status": encode(GOLDEN_STATUS),
+    "enrol": pack_enrol(GOLDEN_ENROL),
+    "enrolled": pack_enrolled(GOLDEN_ENROLLED),
     "release": encode(GOLDEN_RELEASE),
 }
 
@@ -125,6 +130,8 @@ def test_golden_frames_decode() -> None:
     assert decode(Status, GOLDEN["status"]) == GOLDEN_STATUS
     assert decode(Release, GOLDEN["release"]) == GOLDEN_RELEASE
     assert decode(Want, GOLDEN["want"]) == Want(("ab" * 16,))
+    assert open_enrol(GOLDEN["enrol"]) == GOLDEN_ENROL
+    assert open_enrolled(GOLDEN["enrolled"]) == GOLDEN_ENROLLED
     assert open_manifest(GOLDEN_BLOB, GOLDEN["manifest"]).hex() == "ab" * 16 + "cd" * 16
     offered = open_offer(GOLDEN["offer"])
     part, body = open_part(GOLDEN["part"])

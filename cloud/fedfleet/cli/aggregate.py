@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,11 +20,14 @@ from fedfleet.cloud.combine import combined
 from fedfleet.cloud.evaluate import evaluator, measured
 from fedfleet.cloud.federated import Measure, brief
 from fedfleet.cloud.federation import Evaluate, Federation, RoundRecord
+from fedfleet.cloud.identity.doors import doors
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.operations import Operations
 from fedfleet.cloud.refine.plan import Refine, owned, telling
 from fedfleet.cloud.registry import drop_programs, programs_of
 from fedfleet.cloud.releases.serving import Serving
+from fedfleet.cloud.rollout.canary import staged
+from fedfleet.cloud.rollout.releasing import Rolling
 from fedfleet.cloud.settings import AggregatorSettings, Evaluation, load_aggregator
 from fedfleet.cloud.strategies import Strategy, strategy
 from fedfleet.cloud.tff.stepping import end
@@ -82,14 +86,27 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
             operations.round(record)
             say(line(record), **known(record))
 
-        topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(aggregator, now=True))
+        running = list[Aggregator]()
+        topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(running[-1], now=True))
+        denied, desk = stack.enter_context(doors(base, settings))
         releases = settings.releases.repository
         serving = Serving(base / releases, bus, topics, time.monotonic) if releases else None
-        parts = (federation, topics, bus, journal, time.monotonic, scorer, report, refined, serving)
-        aggregator = Aggregator(*parts)
+        more = (scorer, report, refined, denied, serving)
+
+        def build(whole: Federation) -> Aggregator:
+            running.append(Aggregator(whole, topics, bus, journal, time.monotonic, *more))
+            return running[-1]
+
+        beside = [desk, *([Rolling(base / releases, base / settings.state, time.monotonic).step] if releases else [])]
+
+        def drive(aggregator: Aggregator, until: Callable[[], bool]) -> None:
+            _run(aggregator, operations, say, beside, until)
+
         compiled.save(programs_of(base / settings.state) / compiled.digest)  # what `fedfleet model export` writes
         drop_programs(base / settings.state, compiled.digest)
-        _run(aggregator, operations, say)
+        aggregator = staged(journal, federation, build, drive, say)
+        aggregator.retire()
+        operations.look(aggregator, now=True)
         compiled.with_weights(aggregator.weights).save(base / settings.state / "model")
         say(f"done: the trained model is in {base / settings.state / 'model'}")
 
@@ -140,17 +157,23 @@ def known(record: RoundRecord) -> dict[str, object]:
     return {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
 
 
-def _run(aggregator: Aggregator, operations: Operations, say: Say) -> None:
+def _run(
+    aggregator: Aggregator,
+    operations: Operations,
+    say: Say,
+    beside: list[Callable[[], None]],
+    until: Callable[[], bool],
+) -> None:
     said, at = "", 0.0
-    while not aggregator.done:
+    while not (aggregator.done or until()):
         aggregator.step(TICK)
+        for each in beside:
+            each()
         operations.look(aggregator)
         waiting = aggregator.waiting()
         if (waiting != said and time.monotonic() - at > SAY_AGAIN) or not said:
             say(f"waiting: {waiting}", round=aggregator.progress()[0])
             said, at = waiting, time.monotonic()
-    aggregator.retire()
-    operations.look(aggregator, now=True)
 
 
 def _relative(spec: str, base: Path) -> str:

@@ -7,7 +7,24 @@ import sys
 
 import typer
 
-from fedfleet.cli import aggregate, backup, compare, compile, fleet, model, release, simulate, train  # noqa: A004 - the verb's name
+from fedfleet.cli import (
+    aggregate,
+    backup,
+    broker,
+    bundle,
+    compare,
+    compile,  # noqa: A004 - the verb's name
+    doctor,
+    enrol,
+    flash,
+    fleet,
+    model,
+    pki,
+    release,
+    rollout,
+    simulate,
+    train,
+)
 from fedfleet.wire.errors import FedfleetError
 
 app = typer.Typer(
@@ -23,11 +40,18 @@ app.command("compile", epilog=compile.EXAMPLES)(compile.compile_model)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("aggregate", epilog=aggregate.EXAMPLES)(aggregate.aggregate)
 app.command("compare", epilog=compare.EXAMPLES)(compare.compare)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
+app.command("flash", epilog=flash.EXAMPLES)(flash.flash)
 app.add_typer(fleet.app, name="fleet")
 app.add_typer(model.app, name="model")
+app.add_typer(pki.app, name="pki")
+app.add_typer(enrol.app, name="enrol")
+app.add_typer(broker.app, name="broker")
 app.add_typer(release.app, name="release")
+app.add_typer(rollout.app, name="rollout")
 app.command("backup", epilog=backup.BACKUP_EXAMPLES)(backup.backup)
 app.command("restore", epilog=backup.RESTORE_EXAMPLES)(backup.restore)
+app.command("bundle", epilog=bundle.EXAMPLES)(bundle.bundle)
 
 
 def main() -> None:

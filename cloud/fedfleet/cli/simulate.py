@@ -30,6 +30,8 @@ fedfleet simulate --engine gossip --topology torus
 
 fedfleet simulate --engine virtual --faults dropout=0.3,straggler=0.2 --devices 200
 
+fedfleet simulate --engine docker --fault 'disconnect 30% for 20s at 3' --fault 'memory 16m on 1 for 10s at 8'
+
 fedfleet simulate --split dirichlet:0.1 --cloud-share 0.1 --refine distil:every=5,steps=50
 
 fedfleet simulate --engine tff --strategy tff:robust_aggregator+fedadam
@@ -56,8 +58,8 @@ def simulate(
     engine: Annotated[
         str,
         typer.Option(
-            help="mqtt: processes over a broker; loopback, virtual: all in this process; gossip: no server; tff: no "
-            "fleet, but the same plan by TensorFlow Federated, if it is installed."
+            help="mqtt: processes over a broker; docker: containers; loopback, virtual: all in this process; "
+            "gossip: no server; tff: no fleet, but the same plan by TensorFlow Federated, if it is installed."
         ),
     ] = "mqtt",
     topology: Annotated[
@@ -67,6 +69,13 @@ def simulate(
         str,
         typer.Option(help="What goes wrong in virtual time: none | field | storm | dropout=0.3,nan=0.1 and the like."),
     ] = "none",
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What goes wrong in the engines docker and mqtt; may be repeated: 'disconnect 30% for 20s', 'kill 1 "
+            "at 3', 'slow 256kbit for 30s', 'loss 10% on 2', 'memory 128m for 10s at 45s'."
+        ),
+    ] = None,
     broker: Where = "auto",
     model: Model = "",
     local: Annotated[
@@ -123,6 +132,7 @@ def simulate(
             topology=topology,
             broker=broker,
             faults=faults,
+            mishaps=tuple(fault or ()),
             model=model,
             local=tuple(local or ()),
             batch=batch,

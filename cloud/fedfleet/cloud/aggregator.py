@@ -7,7 +7,7 @@ here they are tied to the bus.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +17,7 @@ from fedfleet.cloud.gate import examined, judged, settle
 from fedfleet.cloud.intake import Intake
 from fedfleet.cloud.journal import Journal, Model
 from fedfleet.cloud.opening import Start, next_task, resumed, seat
-from fedfleet.cloud.outbox import Outbox
+from fedfleet.cloud.outbox import HASTE, Outbox
 from fedfleet.cloud.presence import Presence
 from fedfleet.cloud.refine.clients import clients
 from fedfleet.cloud.refine.plan import Made, Refine, Refinement
@@ -30,8 +30,6 @@ from fedfleet.wire.messages import Status, Task, decode, encode
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.aggregator")
-HASTE = 0.005  # seconds to wait for deliveries while there is something to send
-FAREWELL = 5.0
 
 
 class Aggregator:
@@ -47,12 +45,14 @@ class Aggregator:
         evaluate: Evaluate | None = None,
         report: Callable[[RoundRecord], None] = lambda _: None,
         refine: Refine | None = None,
+        denied: Callable[[], Container[str]] = tuple,
         releases: Serving | None = None,
     ) -> None:
         """Pick up where `journal` ends.
 
         `evaluate` scores weights, `report` is told of every round that ends, and `refine` is given what a round has
-        made, before it is the round's model, where the federation has that due. `releases` are handed out meanwhile.
+        made, before it is the round's model, where the federation has that due. What those say that are `denied` is
+        dropped; it returns another object when these have changed. `releases` are handed out meanwhile.
         """
         self._federation = replace(federation, plan=federation.strategy.plan(federation.plan))
         self._topics = topics
@@ -62,8 +62,8 @@ class Aggregator:
         self._evaluate = evaluate
         self._report = report
         self._refine = refine
-        self._releases = releases
         self._refining = ""
+        self._denied, self._out = denied, denied()
         self.weights, self._moments = restore(journal, federation)
         journal.tidy()
         if evaluate and (number := journal.unscored()):  # we were ended before it was, or had nothing to do it with
@@ -84,6 +84,8 @@ class Aggregator:
         self._superseded = list(ended.moving) if ended else []
         self.presence = Presence()
         self._outbox = Outbox(bus, topics, journal.blobs, clock)
+        self._handing = [self._outbox.step, *([releases.step] if releases else [])]
+        self._repeating = [self._outbox.repeat, *([releases.want] if releases else [])]
         # The order matters: a broker hands out what it retains in the order of subscription, so the fleet's last task
         # is known before the first device is.
         for pattern in (topics.task, topics.status(), topics.update(), topics.want()):
@@ -93,13 +95,13 @@ class Aggregator:
 
     def step(self, timeout: float) -> None:
         """Handle what arrives within `timeout` seconds; end the round, and begin the next one, when it is time."""
+        self._shut_out()
         for delivery in self._bus.deliveries(timeout if self._outbox.idle else min(timeout, HASTE)):
             self._handle(delivery)
         if self._intake is not None:
             self._intake.step()
-        self._outbox.step()
-        if self._releases is not None:
-            self._releases.step()
+        for hand in self._handing:
+            hand()
         if self.done:
             return
         if self._round is None:
@@ -150,10 +152,7 @@ class Aggregator:
             self._outbox.say(self._topics.task, b"")
             self._superseded.append(self._program)
             self._clear()
-            end = self._clock() + FAREWELL
-            while not self._outbox.idle and self._clock() < end:
-                self._outbox.step()
-                self._bus.deliveries(HASTE)
+            self._outbox.farewell()
 
     def _ready(self) -> bool:
         """Whether a round may begin: enough devices are there, or those of our last start had a deadline to return."""
@@ -166,21 +165,19 @@ class Aggregator:
         try:
             if delivery.topic == self._topics.task:
                 self._see_task(delivery.payload)
+            elif self._topics.device(delivery.topic) in self._out:
+                log.info("dropped a message on %s: this device was shut out", delivery.topic)
             elif delivery.topic.endswith("/status"):
                 self._see_status(self._topics.device(delivery.topic), delivery.payload)
             elif delivery.topic.endswith("/want"):
-                self._repeat(decode(Want, delivery.payload).names)
+                for repeat in self._repeating:
+                    repeat(decode(Want, delivery.payload).names)
             elif self._intake is not None:
                 device = self._topics.device(delivery.topic)
                 self.presence.heard(device)
                 self._intake.take(device, delivery)
         except FrameError as error:
             log.warning("dropped a message on %s: %s", delivery.topic, error)
-
-    def _repeat(self, names: tuple[str, ...]) -> None:
-        self._outbox.repeat(names)
-        if self._releases is not None:
-            self._releases.want(names)
 
     def _see_task(self, payload: bytes) -> None:
         """Rounds of a fleet only grow: one that an earlier aggregator has published is never used again.
@@ -201,6 +198,14 @@ class Aggregator:
             log.warning("%s declined round %d: %s", device, status.declined, status.reason, extra=known)
         if self._round is not None:
             seat(self._round, self.presence, device)
+
+    def _shut_out(self) -> None:
+        """Forget the devices that have been denied since we last looked: no round waits for them, or takes theirs."""
+        before, self._out = self._out, self._denied()
+        for device in self.presence.remove(self._out) if self._out is not before else ():
+            log.warning("%s is shut out from now on", device)
+            if self._intake is not None:
+                self._intake.forget(device)
 
     def _begin(self, before: Intake | None = None) -> None:
         """Begin a round, or go on with the one that the journal left open; `before` is the intake of the last."""

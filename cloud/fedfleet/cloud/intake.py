@@ -55,6 +55,11 @@ class Intake:
         if answer is not None:
             self._say(device, answer)
 
+    def forget(self, device: str) -> None:
+        """Wait no longer for a device, and take nothing more of what it has offered."""
+        self._round.lose(device)
+        self._inbox.drop(device)
+
     def step(self) -> None:
         """Fold in what has come whole, and note it in the journal, all at once; only then send the receipts.
 

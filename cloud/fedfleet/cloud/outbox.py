@@ -16,6 +16,8 @@ from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob
 from fedfleet.wire.topics import Topics
 
+HASTE = 0.005  # seconds to wait for deliveries while there is something to send
+FAREWELL = 5.0
 AHEAD = 16  # messages handed to the link and not yet acknowledged by the broker
 AGAIN = 30.0  # seconds in which a blob that many devices miss is said again once
 
@@ -80,6 +82,13 @@ class Outbox:
             payload = self._content(topic) if payload is None else payload
             if payload is not None:
                 self._bus.publish(topic, payload, retain=True)
+
+    def farewell(self) -> None:
+        """Hand the link all that waits, as far as it takes it within 5 s."""
+        end = self._clock() + FAREWELL
+        while not self.idle and self._clock() < end:
+            self.step()
+            self._bus.deliveries(HASTE)
 
     def _live(self) -> set[str]:
         return {name for names in self._blobs.values() for name in names}

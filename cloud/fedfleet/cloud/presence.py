@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 from fedfleet.wire.calling import Ability, Needs
 from fedfleet.wire.messages import Status
@@ -43,6 +43,13 @@ class Presence:
             else:
                 self.devices.discard(device)
         return device in self.devices
+
+    def remove(self, devices: Container[str]) -> list[str]:
+        """Forget those of `devices` that were ever seen; returns them."""
+        gone = [device for device in self.statuses if device in devices]
+        for device in gone:
+            self.see(device, None)
+        return gone
 
     def heard(self, device: str) -> None:
         """Take a sign of life that is no status."""

@@ -126,6 +126,16 @@ class Combine:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Whose devices these are: `pki` is the authority's folder, of `fedfleet pki init`, relative to the settings file.
+
+    Devices that it has revoked are shut out. Where its key is there too, the desk is open as long as this runs.
+    """
+
+    pki: str = ""
+
+
+@dataclass(frozen=True)
 class Releases:
     """Releases of the agent: the folder `repository` of `fedfleet release`, relative to the settings file, or none."""
 
@@ -148,6 +158,7 @@ class AggregatorSettings:
     metrics: Metrics = field(default_factory=Metrics)
     combine: Combine = field(default_factory=Combine)
     refine: Refining = field(default_factory=Refining)
+    identity: Identity = field(default_factory=Identity)
     releases: Releases = field(default_factory=Releases)
 
     def __post_init__(self) -> None:

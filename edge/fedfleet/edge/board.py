@@ -97,6 +97,12 @@ def resident(root: Path, process: int) -> float:
     return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE") / MIB if len(pages) > 2 else 0.0
 
 
+def computed(root: Path, process: int) -> int:
+    """Clock ticks that `process` has computed for, all its threads together; 0 where there is none."""
+    words = _text(root / f"proc/{process}/stat").rpartition(")")[2].split()
+    return int(words[11]) + int(words[12]) if len(words) > 12 else 0
+
+
 def _memory(root: Path, what: str) -> float | None:
     """MiB of `what` in the kernel's list."""
     lines = _text(root / "proc/meminfo").splitlines()

@@ -50,6 +50,7 @@ class ChildTrainer:
         self._memory = half() if memory is None else memory
         self._paused = wait
         self._process: subprocess.Popen[bytes] | None = None
+        self._computes = False
 
     def train(self, task: Task, program: Path, weights: Path, stop: Stop) -> Update | None:
         """Have the child train; raises ProgramError with the signal or the log's last line when it dies."""
@@ -72,11 +73,18 @@ class ChildTrainer:
         except FrameError:
             self.close()  # where its next frame begins is anyone's guess
             raise
+        finally:
+            self._computes = False
 
     @property
     def process(self) -> int:
         """The child's process id; 0 where there is none."""
         return self._process.pid if self._process is not None else 0
+
+    @property
+    def at_work(self) -> int:
+        """The child's process id while it is to compute; 0 between two trainings, and while one is paused."""
+        return self.process if self._computes else 0
 
     def close(self) -> None:
         """End the child."""
@@ -107,14 +115,14 @@ class ChildTrainer:
 
     def _wait(self, process: subprocess.Popen[bytes], stop: Stop) -> bool:
         """Wait for the first byte of an answer; False if stopped, in which case the child has ended its work."""
-        paused = False
+        paused, self._computes = False, True
         while not _readable(process, POLL):
             if stop():
                 send(_pipe(process.stdin), frames.pack({"kind": "stop"}))
                 self._drain(process)
                 return False
             if self._paused() is not paused:
-                paused = not paused
+                paused, self._computes = not paused, paused
                 send(_pipe(process.stdin), frames.pack({"kind": "pause" if paused else "resume"}))
         return True
 

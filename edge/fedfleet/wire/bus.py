@@ -19,10 +19,13 @@ class Bus(Protocol):
     then survives a crash and what it had not is delivered again.
     """
 
-    sent: int
-    """Bytes published so far: topics and payloads."""
-    received: int
-    """Bytes delivered so far: topics and payloads."""
+    @property
+    def sent(self) -> int:
+        """Bytes published so far: topics and payloads."""
+
+    @property
+    def received(self) -> int:
+        """Bytes delivered so far: topics and payloads."""
 
     @property
     def pending(self) -> int:

@@ -10,11 +10,14 @@ from pathlib import Path
 from fedfleet.wire.errors import StoreError
 
 
-def write(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: temporary file beside it, synced, renamed, folder synced. Raises StoreError."""
+def write(path: Path, data: bytes, *, secret: bool = False) -> None:
+    """Replace `path` by `data`: temporary file beside it, synced, renamed, folder synced. Raises StoreError.
+
+    What is `secret` nobody but the owner can read, from its first byte on.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open(temporary, "wb", opener=_private if secret else None) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -67,6 +70,24 @@ def remove(path: Path) -> None:
         raise StoreError(f"{path} cannot be removed: {error.strerror}") from None
 
 
+def scrub(path: Path) -> None:
+    """Overwrite the file `path`, then remove it; nothing where it is not there. Raises StoreError.
+
+    Flash memory may keep the old bytes in cells that it no longer shows: what was in the file must be of no use.
+    """
+    try:
+        with path.open("r+b") as file:
+            file.write(bytes(path.stat().st_size))
+            file.flush()
+            os.fsync(file.fileno())
+        path.unlink()
+        sync(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{path} cannot be scrubbed: {error.strerror}") from None
+
+
 def sync(folder: Path) -> None:
     """Make the names in `folder` durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -74,6 +95,10 @@ def sync(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _unwritten(path: Path, error: OSError) -> StoreError:

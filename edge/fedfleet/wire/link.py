@@ -56,12 +56,12 @@ class Link:
         self.number = number
         self.answer: ReasonCode | None = None
         self.said = ""
+        self.denied = ""  # the first thing that the broker refused to take, and why
         self.window = FLIGHT
         self.largest = LARGEST_OUT
         self._who = who
         self._inbox = inbox
         self._outbox = outbox
-        self._denied = False
         self._client = self._dressed(version)
 
     def open(self) -> None:
@@ -191,9 +191,9 @@ class Link:
 
     def _on_publish(self, _c: Client, _data: Any, packet: int, reason: ReasonCode, _props: Any) -> None:
         message = self._outbox.landed(packet)
-        if reason.is_failure and not self._denied:
-            self._denied = True
+        if reason.is_failure and not self.denied:
             topic = message.topic if message else "its birth"
+            self.denied = f"{reason}"
             log.warning(
                 "the broker refuses what %s says on %s: %s; check its access list", self._who.name, topic, reason
             )

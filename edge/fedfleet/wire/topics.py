@@ -8,6 +8,8 @@ fedfleet/v1/<fleet>/device/<id>/status    retained birth, last will: Status
 fedfleet/v1/<fleet>/device/<id>/update    an update that is offered, and its parts
 fedfleet/v1/<fleet>/device/<id>/want      what a device waits for in vain
 fedfleet/v1/<fleet>/device/<id>/receipt   to the device: Receipt
+fedfleet/v1/<fleet>/enrol/<name>/request  from a claim, or a device whose certificate ends: Enrol
+fedfleet/v1/<fleet>/enrol/<name>/answer   to who has asked: Enrolled
 
 Where devices learn without a server, and read what their neighbours write:
 
@@ -77,6 +79,21 @@ class Topics:
     def receipt(self, device: str) -> str:
         """Where a device learns what became of its update."""
         return f"{ROOT}/{self.fleet}/device/{device}/receipt"
+
+    def request(self, name: str = "+") -> str:
+        """Where the claim or device `name` asks for a certificate; a pattern for all without `name`."""
+        return f"{ROOT}/{self.fleet}/enrol/{name}/request"
+
+    def answer(self, name: str) -> str:
+        """Where who has asked for a certificate is answered."""
+        return f"{ROOT}/{self.fleet}/enrol/{name}/answer"
+
+    def asking(self, topic: str) -> str:
+        """Return who asks for a certificate in a topic of requests; raises FrameError if it is none."""
+        levels = topic.split("/")
+        if len(levels) != 6 or topic != self.request(levels[4]) or not NAME.fullmatch(levels[4]):
+            raise FrameError(f"topic {topic[:80]!r} is none where fleet {self.fleet} asks for certificates")
+        return levels[4]
 
     def model(self, device: str, slot: int | str = "+", part: int | str = "+") -> str:
         """Where a device shows its neighbours its model; slots alternate, so that one round does not hide the last."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
 import socket
 import subprocess
 import threading
@@ -18,11 +16,12 @@ from typing import NamedTuple
 from amqtt.broker import Broker as Amqtt
 from amqtt.errors import BrokerError
 
+from fedfleet.cloud.broker import server
 from fedfleet.wire.errors import BusDown, SettingsError
 from fedfleet.wire.settings import Broker, parse_broker
 
 START = 10.0
-SBIN = "/usr/sbin:/usr/local/sbin"  # where Debian puts mosquitto, and users' PATH does not reach
+SBIN = server.SBIN
 
 
 class Running(NamedTuple):
@@ -53,7 +52,7 @@ def running(wanted: str, folder: Path) -> Iterator[Running]:
 
 def mosquitto() -> str | None:
     """Return the path of the mosquitto that is installed, if any."""
-    return shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:{SBIN}")
+    return server.installed()
 
 
 def _port(text: str) -> int:
@@ -65,9 +64,7 @@ def _port(text: str) -> int:
 
 def free_port() -> int:
     """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return server.free_port()
 
 
 def _free(broker: Broker) -> None:

@@ -1,4 +1,4 @@
-"""What drives a run: processes over a broker, all in this process over a loopback, or all of it in virtual time."""
+"""What drives a run: processes or containers over a broker, all in this process over a loopback, or in virtual time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fedfleet.cloud.aggregator import Aggregator
 from fedfleet.cloud.journal import Journal
 from fedfleet.edge.local import LocalTrainer
 from fedfleet.sim.brokers import running
-from fedfleet.sim.fleet import Fleet, LoopbackFleet, ProcessFleet
+from fedfleet.sim.docker.fleet import DockerFleet
+from fedfleet.sim.fleet import Fleet, FrailFleet, LoopbackFleet, ProcessFleet, device_id
+from fedfleet.sim.mishaps import Mishap, Tell, quiet, striking
 from fedfleet.sim.virtual.cloud import Build
 from fedfleet.sim.virtual.faults import parse
 from fedfleet.sim.virtual.fleet import VirtualFleet
@@ -25,7 +27,7 @@ from fedfleet.wire.loopback import Hub
 from fedfleet.wire.mqtt import MqttBus
 from fedfleet.wire.topics import Topics
 
-ENGINES = ("mqtt", "loopback", "virtual")
+ENGINES = ("mqtt", "loopback", "virtual", "docker")
 TICK = 0.05
 GLANCE = 20  # virtual events between two looks at the aggregator
 WEEK = 7 * 86400.0
@@ -37,7 +39,8 @@ Drive = Callable[[Build, Watch], Weights]
 class Place:
     """Where a run takes place: the fleet's name, its size, the run's folder, and what goes wrong in virtual time.
 
-    The devices `doomed` are killed when the round `half` is over.
+    The devices `doomed` are killed when the round `half` is over. Of each of `mishaps` that begins or ends, `tell` is
+    told the round, the seconds since the first round began, and what was done; `say` is for people.
     """
 
     fleet: str
@@ -47,6 +50,9 @@ class Place:
     faults: str = "none"
     doomed: tuple[str, ...] = ()
     half: int = 0
+    mishaps: tuple[Mishap, ...] = ()
+    tell: Tell = quiet
+    say: Callable[[str], None] = lambda text: None
 
 
 @contextmanager
@@ -63,17 +69,40 @@ def connected(engine: str, broker: str, place: Place) -> Iterator[tuple[Drive, s
             hub, name = Hub(), "in memory"
             bus: Bus = hub.connect()
             fleet: Fleet = LoopbackFleet(place.folder / "devices", place.devices, place.fleet, hub, time.monotonic)
-        else:
-            where, name = stack.enter_context(running(broker, place.folder))
-            bus = MqttBus(where, f"{place.fleet}-cloud")
-            stack.callback(bus.close)
-            fleet = ProcessFleet(place.folder / "devices", place.devices, place.fleet, where)
-        stack.callback(fleet.close)
-        tick = 0.0 if engine == "loopback" else TICK
-        yield lambda build, watch: _real(place, (bus, fleet), tick, build, watch), name
+            stack.callback(fleet.close)
+            yield lambda build, watch: _real(place, (bus, fleet), build, watch), name
+            return
+        bus, frail, name = _frail(engine, broker, place, stack)
+        names = tuple(map(device_id, range(place.devices)))
+        strike = striking(place.mishaps, frail, names, place.seed, place.tell)
+        yield lambda build, watch: _real(place, (bus, frail), build, watch, TICK, strike), name
 
 
-def _real(place: Place, link: tuple[Bus, Fleet], tick: float, build: Build, watch: Watch) -> Weights:
+def _frail(engine: str, broker: str, place: Place, stack: ExitStack) -> tuple[Bus, FrailFleet, str]:
+    """Start the broker and the devices of an engine that can be hurt; they end with `stack`."""
+    devices = place.folder / "devices"
+    if engine == "docker":
+        contained = DockerFleet(devices, place.devices, place.fleet, place.say, place.mishaps)
+        stack.callback(contained.close)
+        bus = MqttBus(contained.broker, f"{place.fleet}-cloud")
+        stack.callback(bus.close)
+        return bus, contained, contained.name
+    where, name = stack.enter_context(running(broker, place.folder))
+    bus = MqttBus(where, f"{place.fleet}-cloud")
+    stack.callback(bus.close)
+    fleet = ProcessFleet(devices, place.devices, place.fleet, where)
+    stack.callback(fleet.close)
+    return bus, fleet, name
+
+
+def _real(
+    place: Place,
+    link: tuple[Bus, Fleet],
+    build: Build,
+    watch: Watch,
+    tick: float = 0.0,
+    strike: Callable[[int], None] = lambda round_: None,
+) -> Weights:
     bus, fleet = link
     journal, doomed = Journal(place.folder / "cloud"), place.doomed
     try:
@@ -81,6 +110,7 @@ def _real(place: Place, link: tuple[Bus, Fleet], tick: float, build: Build, watc
         while not aggregator.done:
             aggregator.step(tick)
             fleet.step()
+            strike(aggregator.progress()[0])
             if doomed and aggregator.progress()[0] > place.half:
                 fleet.kill(doomed)
                 doomed = ()

@@ -15,7 +15,7 @@ from fedfleet.cloud.settings import Evaluation
 from fedfleet.cloud.strategies import Strategy
 from fedfleet.cloud.tff.stepping import end
 from fedfleet.models.compiled import Compiled
-from fedfleet.sim import refining
+from fedfleet.sim import mishaps, refining
 from fedfleet.sim.engines import Drive
 from fedfleet.sim.patience import Patience
 from fedfleet.sim.stage import Simulation, Stage
@@ -60,7 +60,9 @@ def federate(
     """Run all rounds and return the final weights; `records` gains one entry a round."""
     patience = Patience()
     # where births get lost or devices leave, who waits for all of them waits for ever
-    there = wanted.devices if parse(wanted.faults) == Faults() else (wanted.devices + 1) // 2
+    calm = parse(wanted.faults) == Faults() and not wanted.mishaps
+    returning = any(mishap.kind == "kill" and mishap.lasts for mishap in map(mishaps.parse, wanted.mishaps))
+    there = wanted.devices if calm else (wanted.devices + 1) // 2
     rounds = replace(wanted.rounds, devices=there)
     judging = Evaluation(every=1 if wanted.plan.holdout else 0), measured(compiled, stage.dataset.target_scale)
     asked = (wanted.plan, rounds, wanted.seed, wanted.strategy, *judging, refining.wanted_of(wanted))
@@ -69,7 +71,7 @@ def federate(
     def watch(aggregator: Aggregator, gone: list[str]) -> None:
         if reason := aggregator.hurry():
             patience.refused(reason)
-        if len(gone) == wanted.devices:
+        if len(gone) == wanted.devices and not returning:
             raise SettingsError(f"all agents ended; {stage.folder}/devices/{gone[0]}/agent.log says why")
         note = f"; ended: {', '.join(gone[:4])}" if gone else ""
         stage.screen.progress(*aggregator.progress(), aggregator.waiting() + note)

@@ -16,6 +16,7 @@ from fedfleet.edge.agent import Agent, birth, death
 from fedfleet.edge.data import Store
 from fedfleet.edge.local import LocalTrainer
 from fedfleet.edge.state import State
+from fedfleet.sim.mishaps import Frail, Mishap
 from fedfleet.wire.bus import Will
 from fedfleet.wire.examples import Examples
 from fedfleet.wire.loopback import Hub, LoopbackBus
@@ -43,6 +44,10 @@ class Fleet(Protocol):
         """End all devices."""
 
 
+class FrailFleet(Fleet, Frail, Protocol):
+    """Devices that train, and can be hurt on command."""
+
+
 def device_id(index: int) -> str:
     """Return the name of a simulated device."""
     return f"d{index}"
@@ -60,16 +65,20 @@ class Processes:
 
     def __init__(self, folder: Path, commands: Mapping[str, Sequence[str]]) -> None:
         """Start what follows `python -m` for each device; it is given this process's id as its first argument."""
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        for device, (module, *rest) in commands.items():
-            with (folder / device / LOG).open("ab") as log:
-                self._running[device] = subprocess.Popen(
-                    [sys.executable, "-m", module, str(os.getpid()), *rest],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,  # Ctrl-C is for us: we end them in order
-                )
+        self._folder = folder
+        self._commands = commands
+        self._running = {device: self._started(device) for device in commands}
+
+    def _started(self, device: str) -> subprocess.Popen[bytes]:
+        module, *rest = self._commands[device]
+        with (self._folder / device / LOG).open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", module, str(os.getpid()), *rest],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for us: we end them in order
+            )
 
     def step(self) -> None:
         """Nothing: processes run by themselves."""
@@ -85,13 +94,17 @@ class Processes:
     def kill(self, devices: Iterable[str]) -> None:
         """End these at once and for good, with all that they started, as a power cut does."""
         for device in devices:
-            with suppress(ProcessLookupError):
-                os.killpg(self._running[device].pid, signal.SIGKILL)
+            self._signal(device, signal.SIGKILL)
+
+    def _signal(self, device: str, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._running[device].pid, number)
 
     def close(self) -> None:
         """Ask all processes to end, and kill those that have not within 5 s."""
-        for process in self._running.values():
+        for device, process in self._running.items():
             process.terminate()
+            self._signal(device, signal.SIGCONT)  # one that stands still would not hear it
         deadline = time.monotonic() + GOODBYE
         for process in self._running.values():
             try:
@@ -116,6 +129,25 @@ class ProcessFleet(Processes):
             )
             commands[device] = ("fedfleet.sim.board", "--settings", str(settings))
         super().__init__(folder, commands)
+
+    def afflict(self, mishap: Mishap, devices: Sequence[str]) -> str:
+        """Kill them, or have them stand still, which is as much of being off the network as a process can be."""
+        if mishap.kind == "kill":
+            self.kill(devices)
+            return f"{', '.join(devices)}: killed"
+        for device in devices:
+            self._signal(device, signal.SIGSTOP)
+        return f"{', '.join(devices)}: stand still, since a process has no network of its own to be cut off from"
+
+    def relieve(self, mishap: Mishap, devices: Sequence[str]) -> str:
+        """Start them again, or have them go on."""
+        for device in devices:
+            if mishap.kind == "kill":
+                self._running[device].wait()
+                self._running[device] = self._started(device)
+            else:
+                self._signal(device, signal.SIGCONT)
+        return f"{', '.join(devices)}: {'started again' if mishap.kind == 'kill' else 'go on'}"
 
 
 class LoopbackFleet:

@@ -10,9 +10,12 @@ from fedfleet.cloud.combine import combined
 from fedfleet.cloud.strategies import strategy
 from fedfleet.models.quiet import quiet
 from fedfleet.sim import engines, refining
+from fedfleet.sim.docker import client as docker
 from fedfleet.sim.federate import Learn, federate
 from fedfleet.sim.fleet import device_id
 from fedfleet.sim.gossip import engine as gossip
+from fedfleet.sim.mishaps import check as able
+from fedfleet.sim.mishaps import parse
 from fedfleet.sim.record import GOSSIP
 from fedfleet.sim.stage import Simulation, Stage
 from fedfleet.sim.tff import engine as tff
@@ -25,6 +28,9 @@ def check(wanted: Simulation) -> None:
     """Raise SettingsError for an engine that is not known, or that cannot do what is wanted."""
     if wanted.engine not in ENGINES:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
+    able(wanted.engine, map(parse, wanted.mishaps))
+    if wanted.engine == "docker":
+        docker.require()
     if wanted.engine == GOSSIP:
         gossip.check(wanted)
     if wanted.engine == tff.ENGINE:
@@ -53,6 +59,9 @@ def learning(wanted: Simulation, stage: Stage) -> Iterator[tuple[Learn, str]]:
         wanted.faults,
         tuple(map(device_id, wanted.doomed)),
         wanted.half,
+        tuple(map(parse, wanted.mishaps)),
+        stage.mishap,
+        stage.screen.say,
     )
     with engines.connected(wanted.engine, wanted.broker, place) as (drive, broker):
         with quiet(stage.folder / "tensorflow.log"):  # before TensorFlow computes anything: see `combined`

@@ -1,6 +1,7 @@
 """The run folder: what a run was, is and came to, readable at any moment and after any interruption.
 
-`run.json` says what was asked for, `metrics.jsonl` gains one line a round, `outcome.json` is written at the end. The
+`run.json` says what was asked for, `metrics.jsonl` gains one line a round, `mishaps.jsonl` one for what went wrong on
+command, `outcome.json` is written at the end. The
 terminal, the plots, the report and the comparison of runs all read from here. JSON has no word for a number that is
 not finite, so a model that diverged is written as null.
 """
@@ -22,7 +23,7 @@ from fedfleet.wire.record import Mismatch, build, plain, require
 
 T = TypeVar("T")
 
-FACTS, ROUNDS, OUTCOME = "run.json", "metrics.jsonl", "outcome.json"
+FACTS, ROUNDS, OUTCOME, MISHAPS = "run.json", "metrics.jsonl", "outcome.json", "mishaps.jsonl"
 METRICS = ("accuracy", "rmse")
 GOSSIP = "gossip"
 MAX_BYTES = 256 * 2**20
@@ -82,12 +83,22 @@ class Outcome:
     bytes_down: int
 
 
+@dataclass(frozen=True)
+class Happened:
+    """What went wrong on command, or was over, in words: in which round, and how long after the first one began."""
+
+    round: int
+    seconds: float
+    text: str
+
+
 class Run(NamedTuple):
     """A run folder in memory."""
 
     facts: Facts
     rounds: list[RoundRecord]
     outcome: Outcome | None
+    happened: tuple[Happened, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -119,10 +130,17 @@ class Recorder:
 
     def round(self, record: RoundRecord) -> None:
         """Append one line to metrics.jsonl and sync it. Raises StoreError."""
-        path = self.folder / ROUNDS
+        self._append(ROUNDS, _encode(plain(record)))
+
+    def happened(self, what: Happened) -> None:
+        """Append one line to mishaps.jsonl and sync it. Raises StoreError."""
+        self._append(MISHAPS, _encode(plain(what)))
+
+    def _append(self, name: str, line: bytes) -> None:
+        path = self.folder / name
         try:
             with path.open("ab") as file:
-                file.write(_encode(plain(record)))
+                file.write(line)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
@@ -136,18 +154,19 @@ class Recorder:
 def read(folder: Path) -> Run:
     """Return the run in `folder`, finished or not. Raises StoreError in one line if it holds none or is damaged."""
     facts = _build(Facts, _parse(_load(folder / FACTS), folder / FACTS), folder / FACTS)
-    rounds = _rounds(folder / ROUNDS) if (folder / ROUNDS).exists() else []
+    rounds = [_round(*line) for line in _lines(folder / ROUNDS)]
     path = folder / OUTCOME
-    return Run(facts, rounds, _build(Outcome, _parse(_load(path), path), path) if path.exists() else None)
+    outcome = _build(Outcome, _parse(_load(path), path), path) if path.exists() else None
+    return Run(facts, rounds, outcome, tuple(_build(Happened, *line) for line in _lines(folder / MISHAPS)))
 
 
 def document(folder: Path) -> dict[str, Any]:
     """Return the files of the run in `folder` as one JSON value. Raises StoreError."""
-    rounds = [line for line in _load(folder / ROUNDS).splitlines() if line] if (folder / ROUNDS).exists() else []
     return {
         "facts": _parse(_load(folder / FACTS), folder / FACTS),
         "outcome": _parse(_load(folder / OUTCOME), folder / OUTCOME),
-        "rounds": [_parse(line, folder / ROUNDS) for line in rounds],
+        "rounds": [line for line, _ in _lines(folder / ROUNDS)],
+        "mishaps": [line for line, _ in _lines(folder / MISHAPS)],
     }
 
 
@@ -242,11 +261,12 @@ def _build(cls: type[T], table: object, place: Path | str) -> T:
         raise StoreError(f"{place} is damaged: {error}") from None
 
 
-def _rounds(path: Path) -> list[RoundRecord]:
+def _lines(path: Path) -> list[tuple[object, str]]:
+    """Return the JSON value of each line and where it stands; none where there is no such file."""
     # What follows the last newline is a line that an interruption tore.
-    lines = _load(path).split(b"\n")[:-1]
+    lines = _load(path).split(b"\n")[:-1] if path.exists() else []
     places = [f"{path}, line {number}" for number in range(1, len(lines) + 1)]
-    return [_round(_parse(line, place), place) for line, place in zip(lines, places, strict=True)]
+    return [(_parse(line, place), place) for line, place in zip(lines, places, strict=True)]
 
 
 def _round(table: object, place: str) -> RoundRecord:

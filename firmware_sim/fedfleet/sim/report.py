@@ -196,6 +196,7 @@ def _fields(run: Run) -> dict[str, str]:
         "by_megabytes": plots.score_by_megabytes(run),
         "by_device": plots.examples_by_device(run),
         "by_time": plots.time_and_reports(run),
+        "mishaps": _mishaps(run),
         "rounds": grid(titles, rounds, numeric=(*NUMBERS, facts.metric)),
         "settings": pairs(_settings(run)),
         "versions": pairs(sorted(facts.versions.items())),
@@ -222,6 +223,15 @@ def _tiles(run: Run) -> str:
         (f"{seconds:.1f} s", state(run)),
     ]
     return "\n".join(f"<li><b>{escape(value)}</b><span>{escape(label)}</span></li>" for value, label in tiles)
+
+
+def _mishaps(run: Run) -> str:
+    """What went wrong on command and when, as a section of the page; nothing where nothing did."""
+    if not run.happened:
+        return ""
+    rows = [(str(what.round), f"{what.seconds:.1f}", what.text) for what in run.happened]
+    found = grid(("round", "seconds", "what was done"), rows, numeric=("round", "seconds"))
+    return f'<section class="rounds"><h2>What went wrong on command</h2><div class="wide">{found}</div></section>'
 
 
 def _settings(run: Run) -> list[tuple[str, str]]:

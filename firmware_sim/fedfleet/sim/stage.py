@@ -8,7 +8,7 @@ from pathlib import Path
 from fedfleet.cloud.settings import Combine, Rounds
 from fedfleet.sim.datasets import Dataset
 from fedfleet.sim.live import View
-from fedfleet.sim.record import GOSSIP, Recorder
+from fedfleet.sim.record import GOSSIP, Happened, Recorder
 from fedfleet.wire.examples import Examples, permutation
 from fedfleet.wire.messages import Plan
 
@@ -21,7 +21,8 @@ class Simulation:
 
     The layers named in `local` train on each device for itself. `faults` are those of the virtual engine, `topology` is
     that of the engine gossip. A share `dying` of the devices is killed half way through the rounds, for good. The cloud
-    gets `cloud_share` of the training data, which no device has then, and refines with it as `refine` says.
+    gets `cloud_share` of the training data, which no device has then, and refines with it as `refine` says. Of a fleet
+    that really runs, `mishaps` say what goes wrong on command (see mishaps.py).
     """
 
     data: str = "digits"
@@ -43,6 +44,7 @@ class Simulation:
     dying: float = 0.0
     refine: str = ""
     cloud_share: float = 0.0
+    mishaps: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -85,3 +87,8 @@ class Stage:
     def fleet(self) -> str:
         """A name of its own for each run, so that runs can share a broker."""
         return self.run[-36:]
+
+    def mishap(self, round_: int, seconds: float, text: str) -> None:
+        """Something went wrong on command, or is over: it is recorded, and shown."""
+        self.recorder.happened(Happened(round_, seconds, text))
+        self.screen.say(f"round {round_}: {text}")

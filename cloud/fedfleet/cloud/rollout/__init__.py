@@ -1,0 +1,1 @@
+"""Staged rollouts: a new version goes to one group after the other, and comes back by itself where it fails."""

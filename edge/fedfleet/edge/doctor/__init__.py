@@ -1,0 +1,1 @@
+"""`fedfleet-agent doctor`: what keeps this device from training, one cause for each broken thing, with its fix."""

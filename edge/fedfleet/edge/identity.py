@@ -1,0 +1,126 @@
+"""The device's identity: one PEM file with its certificate, the issuers behind it, and its private key.
+
+One file, so that a renewal is one rename. The key of the next certificate lies beside it until that is there. Keys and
+requests are made by the `openssl` command, which every Raspberry Pi OS has; `docs/identity.md` says why.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fedfleet.wire import files
+from fedfleet.wire.enrolment import BACKDATED
+from fedfleet.wire.errors import FrameError, SettingsError, StoreError
+from fedfleet.wire.messages import draw
+
+PATIENCE = 60.0  # seconds for a command that takes a hundredth of one
+BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n]+-----END CERTIFICATE-----\n")
+DATE = "%b %d %H:%M:%S %Y GMT"
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a certificate says: whose it is, of which public key (PEM), from when to when (seconds since 1970)."""
+
+    name: str
+    public: bytes
+    begins: float
+    ends: float
+
+    def due(self) -> float:
+        """When to ask for the next one: in the last third of its life, each device at a moment of its own."""
+        life = self.ends - self.begins
+        life -= BACKDATED if life > BACKDATED else 0.0  # it was made a year after it begins
+        return self.ends - life / 3 * (1 - draw("renew", 0, self.name) / 2)
+
+
+class Identity:
+    """The identity of `device` in the file `path`, and the key of the next one beside it."""
+
+    def __init__(self, path: Path, device: str) -> None:
+        self.path = path
+        self.device = device
+        self._next = path.with_name(f"{path.name}.next")
+
+    def known(self) -> Known:
+        """Return what the certificate says. Raises StoreError where the file holds none."""
+        try:
+            return read(self.path.read_bytes())
+        except (OSError, FrameError) as error:
+            raise StoreError(f"{self.path} holds no certificate: {error}; enrol this device anew") from None
+
+    def request(self) -> bytes:
+        """Return a signing request for the next key, which is made where it is not there yet. Raises StoreError."""
+        if not self._sound():
+            key = openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+            files.write(self._next, key, secret=True)
+        return openssl("req", "-new", "-key", str(self._next), "-subj", f"/CN={self.device}")
+
+    def take(self, chain: bytes, ca: str) -> None:
+        """Make `chain` the identity, with the key that it was asked for by; again is as good as once.
+
+        Raises FrameError where it does not fit the key, the name or the authority in the file `ca`; StoreError.
+        """
+        if self.has(chain):
+            return
+        found = read(chain)
+        if found.name != self.device:
+            raise FrameError(f"the certificate is for {found.name[:36]!r}, not {self.device}")
+        if not self._sound() or openssl("pkey", "-in", str(self._next), "-pubout") != found.public:
+            raise FrameError("the certificate is for another key than ours")
+        openssl("verify", "-no_check_time", "-purpose", "sslclient", "-CAfile", ca, said=BLOCK.findall(chain)[0])
+        files.write(self.path, chain + self._next.read_bytes(), secret=True)
+        self.settle()
+
+    def has(self, chain: bytes) -> bool:
+        """Whether the file holds `chain` already."""
+        return self.path.is_file() and self.path.read_bytes().startswith(chain)
+
+    def settle(self) -> None:
+        """Remove the next key where the identity has it, or where it was half removed: a kill came in between."""
+        if not self._sound() or self.path.read_bytes().endswith(self._next.read_bytes()):
+            files.scrub(self._next)
+
+    def _sound(self) -> bool:
+        try:
+            return self._next.is_file() and bool(openssl("pkey", "-in", str(self._next), "-pubout"))
+        except FrameError:
+            return False
+
+
+def read(chain: bytes) -> Known:
+    """Return what the first certificate in `chain` says; raises FrameError where there is none."""
+    blocks = BLOCK.findall(chain)
+    if not blocks:
+        raise FrameError("this is no certificate in PEM")
+    asked = ("-noout", "-subject", "-nameopt", "multiline,-align", "-dates", "-pubkey")
+    said = openssl("x509", *asked, said=blocks[0]).decode("ascii", "replace")
+    name = re.search(r"^ *commonName = (.*)$", said, re.MULTILINE)
+    public = re.search(r"-----BEGIN PUBLIC KEY-----.*-----END PUBLIC KEY-----\n", said, re.DOTALL)
+    dates = [re.search(rf"^{which}=(.*)$", said, re.MULTILINE) for which in ("notBefore", "notAfter")]
+    if name is None or public is None or None in dates:
+        raise FrameError("the certificate has no name, no key or no dates")
+    begins, ends = (_seconds(date[1]) for date in dates if date)
+    return Known(name[1], public[0].encode(), begins, ends)
+
+
+def openssl(*arguments: str, said: bytes = b"") -> bytes:
+    """Return what the `openssl` command prints, given `said`; raises FrameError for a no, SettingsError without it."""
+    try:
+        ended = subprocess.run(["openssl", *arguments], input=said, capture_output=True, timeout=PATIENCE, check=False)
+    except FileNotFoundError:
+        raise SettingsError("the command openssl is missing; install it: apt install openssl") from None
+    except subprocess.TimeoutExpired:
+        raise StoreError(f"openssl {arguments[0]} took over {PATIENCE:g} s; see what else this board does") from None
+    if ended.returncode:
+        words = " ".join(ended.stderr.decode("ascii", "replace").split())
+        raise FrameError(f"openssl {arguments[0]}: {words[-120:]}")
+    return ended.stdout
+
+
+def _seconds(date: str) -> float:
+    return datetime.strptime(" ".join(date.split()), DATE).replace(tzinfo=UTC).timestamp()
