@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -29,8 +29,11 @@ def lacking() -> str:
 
 
 @contextmanager
-def serving(folder: Path, *settings: str) -> Iterator[tuple[str, ...]]:
-    """Serve whoever has the key that is made; yields the options with which `ssh pump-1` gets there, as ourselves."""
+def serving(folder: Path, *settings: str, within: Sequence[str] = ()) -> Iterator[tuple[str, ...]]:
+    """Serve whoever has the key that is made; yields the options with which `ssh pump-1` gets there, as ourselves.
+
+    `within` is a command that runs another somewhere else, such as in a machine of its own.
+    """
     port = free_port()
     for name in ("host", "client"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -61,7 +64,7 @@ def serving(folder: Path, *settings: str) -> Iterator[tuple[str, ...]]:
     (folder / "ssh.conf").write_text("\n".join(client) + "\n")
     assert PROGRAM is not None
     with (folder / "sshd.log").open("wb") as log:
-        process = subprocess.Popen([PROGRAM, "-D", "-e", "-f", folder / "sshd.conf"], stdout=log, stderr=log)
+        process = subprocess.Popen([*within, PROGRAM, "-D", "-e", "-f", folder / "sshd.conf"], stdout=log, stderr=log)
     try:
         assert until(lambda: _open(port)), (folder / "sshd.log").read_text()
         yield ("-F", str(folder / "ssh.conf"))

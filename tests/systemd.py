@@ -41,12 +41,16 @@ class Machine:
     def __init__(self, init: int) -> None:
         self._init = init
 
+    @property
+    def enter(self) -> list[str]:
+        """The command that runs another in it."""
+        return ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-C"]
+
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in it, as root, to its end."""
-        enter = ["nsenter", "-t", str(self._init), "-m", "-p", "-u", "-i", "-C"]
         clean = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         return subprocess.run(
-            [*enter, *command],
+            [*self.enter, *command],
             capture_output=True,
             text=True,
             timeout=120,

@@ -17,6 +17,7 @@ state = "/{VAR}/state"
 [enrol]
 claim = "/{VAR}/claim.pem"
 """
+CLAIM = "# fedfleet claim\n-----BEGIN CERTIFICATE-----\nsecret\n"
 ELF = {"aarch64": (2, 183), "armv7l": (1, 40), "x86_64": (2, 62), "riscv64": (2, 243)}
 CLEAN = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 MACHINES = {(2, 183): "aarch64", (1, 40): "armv7l", (2, 62): "x86_64"}  # ELF's class and e_machine
+SCRIPTS = ("install.sh", "launch", "fedfleet-agent.service")
 STATE = "/var/lib/fedfleet"
 ROOM = 32 * 2**20  # what must stay free beside the slot
 
@@ -28,6 +29,9 @@ def check(here: Path, root: Path, settings: str, claim: str) -> None:
     text = (here / "release.json").read_bytes()
     release = json.loads(text)
     _check_board(release, root)
+    for name in SCRIPTS:
+        if not (here / name).is_file():
+            refuse(f"{here / name} is missing: copy the whole bundle")
     wheels = [_wheel(here, wheel) for wheel in release["wheels"]]
     if settings:
         _check_settings(Path(settings), root, bool(claim))

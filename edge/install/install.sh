@@ -30,7 +30,7 @@ die() {
 
 put() { # SOURCE TARGET MODE OWNER: a copy of SOURCE takes the place of TARGET
 	[ "$(id -u)" = 0 ] || set -- "$1" "$2" "$3" "$owner"
-	if [ ! -L "$2" ] && cmp -s "$1" "$2" && [ "$(stat -c '%a %u:%g' "$2")" = "$3 $4" ]; then return 0; fi
+	if cmp -s "$1" "$2" && [ "$(stat -c '%a %u:%g' "$2")" = "$3 $4" ]; then return 0; fi # a link has a mode of its own
 	case $2 in "$var"/*) new=$work/file ;; *) new=$2.new ;; esac
 	cp "$1" "$new"
 	chown "$4" "$new"
@@ -61,6 +61,16 @@ link() { # TARGET NAME: by rename, so that NAME is never missing
 scrub() { # FILE: overwritten where it lies, then removed
 	dd if=/dev/zero of="$1" bs="$(stat -c %s "$1")" count=1 conv=notrunc,fsync 2>/dev/null && rm "$1" && sync && return 0
 	left=$1
+}
+
+look_at_claim() { # a power cut may have left one that was overwritten already: of no use, and no secret
+	[ -f "$claim" ] || die "$claim: no such file"
+	if [ -z "$(tr -d '\000' <"$claim")" ]; then
+		rm "$claim"
+		claim=''
+	else
+		grep -q '^-----BEGIN CERTIFICATE-----' "$claim" || die "$claim is no claim: fedfleet enrol claim makes one"
+	fi
 }
 
 live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
@@ -102,8 +112,10 @@ accept() { # put the settings in place if the agent takes them; root itself runs
 	if [ -z "$root" ]; then
 		site=$slots/$slot/site
 		[ "$age" != older ] || site=$slots/current/site
-		cp "$settings" "$work/agent.toml"
-		chown "$owner" "$work" "$work/agent.toml"
+		chmod 711 "$work"
+		mkdir "$work/look"
+		cp "$settings" "$work/look/agent.toml"
+		chown -R "$owner" "$work/look"
 		runuser -u fedfleet -- env PYTHONPATH="$site" PYTHONDONTWRITEBYTECODE=1 python3 -c '
 import sys
 from pathlib import Path
@@ -112,8 +124,7 @@ from fedfleet.wire.errors import SettingsError
 try:
     load_agent(Path(sys.argv[1]))
 except SettingsError as error:
-    sys.exit(f"fedfleet: {error}".replace(sys.argv[1], sys.argv[2]))' "$work/agent.toml" "$settings" || exit 2
-		chown 0:0 "$work"
+    sys.exit(f"fedfleet: {error}".replace(sys.argv[1], sys.argv[2]))' "$work/look/agent.toml" "$settings" || exit 2
 	fi
 	if [ -f "$etc/agent.toml" ] && ! cmp -s "$settings" "$etc/agent.toml"; then
 		put "$etc/agent.toml" "$etc/agent.toml.old" 640 "0:${owner#*:}"
@@ -121,10 +132,9 @@ except SettingsError as error:
 	put "$settings" "$etc/agent.toml" 640 "0:${owner#*:}"
 }
 
-tidy() { # slots that neither run nor may be gone back to, and what a power cut has left
+tidy() { # slots that neither run nor may be gone back to
 	current=$(readlink "$slots/current")
 	previous=$(readlink "$slots/previous" || true)
-	rm -rf "$root"/var/lib/.fedfleet.*
 	for release in "$slots"/*/release.json; do
 		name=$(basename "$(dirname "$release")")
 		case $name in current | previous | "$current" | "$previous") ;; *) rm -rf "${slots:?}/$name" ;; esac
@@ -138,34 +148,43 @@ install() {
 	[ -n "$settings" ] || [ ! -f "$here/agent.toml" ] || settings=$here/agent.toml
 	[ -n "$claim" ] || [ ! -f "$here/claim.pem" ] || claim=$here/claim.pem
 	[ -n "$settings" ] || [ -f "$etc/agent.toml" ] || die "there are no settings: put agent.toml beside $0, or give --settings FILE"
-	[ -z "$claim" ] || [ -f "$claim" ] || die "$claim: no such file"
+	[ -z "$claim" ] || look_at_claim
 	found=$(python3 -B "$here/bundle.py" check "$here" "${root:-/}" "$settings" "$claim") || exit 2
-	read -r slot state age numpy <<END
+	read -r slot state age brings <<END
 $found
 END
-	[ "$numpy" = wheel ] || numpy
-	user
+	[ "$brings" = wheel ] || numpy
 	mkdir -p "$root/var/lib"
-	work=$(mktemp -d "$root/var/lib/.fedfleet.XXXXXX")
-	trap 'rm -rf "$work"' EXIT
+	exec 9<"$root/var/lib"
+	flock -n 9 || die "another install.sh is at work on this board: wait for it"
+	user
 	folder "$root/usr/lib/fedfleet" 755 0:0
 	folder "$etc" 750 "0:${owner#*:}"
 	folder "$var" 700 "$owner"
 	folder "$slots" 700 "$owner"
+	place=$root/var/lib # where its user may not write; but a rename needs the same file system
+	[ "$(stat -c %d "$place")" = "$(stat -c %d "$slots")" ] || place=$var
+	rm -rf "$place"/.fedfleet.*
+	work=$(mktemp -d "$place/.fedfleet.XXXXXX")
+	trap 'rm -rf "$work"' EXIT
 	[ "$state" = there ] || [ "$age" = older ] || unpack "$slot"
-	put "$here/launch" "$root/usr/lib/fedfleet/launch" 755 0:0
-	put "$here/install.sh" "$root/usr/lib/fedfleet/install.sh" 755 0:0
 	[ -z "$settings" ] || accept
 	[ ! -f "$here/root.json" ] || put "$here/root.json" "$etc/root.json" 640 "0:${owner#*:}" # whose releases it takes
 	[ -z "$claim" ] || [ "$claim" = "$var/claim.pem" ] || put "$claim" "$var/claim.pem" 600 "$owner"
+	if [ "$age" != older ] || [ ! -e "$unit" ]; then service; fi
 	switch
-	mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
-	put "$here/fedfleet-agent.service" "$unit" 644 0:0
 	link ../fedfleet-agent.service "$wants"
 	[ -z "$claim" ] || [ "$claim" = "$var/claim.pem" ] || scrub "$claim"
 	tidy
 	begin
 	[ -z "$left" ] || die "all is done, but $left holds the claim and could not be scrubbed: remove it yourself"
+}
+
+service() { # what only this script ever replaces
+	put "$here/launch" "$root/usr/lib/fedfleet/launch" 755 0:0
+	put "$here/install.sh" "$root/usr/lib/fedfleet/install.sh" 755 0:0
+	mkdir -p "$(dirname "$wants")"
+	put "$here/fedfleet-agent.service" "$unit" 644 0:0
 }
 
 switch() { # make the slot the one that is started; one that was on trial is on trial no more

@@ -13,12 +13,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0
+NETWORK = "try again when the network is up"
 PYTHON = "3.11"
 # cpuinfo, which XNNPACK asks, ends the process when an aarch64 program reads an x86 processor's description
 CPUINFO = """processor\t: 0
@@ -101,7 +103,8 @@ def root(board: Board, folder: Path) -> Path:
     building = folder / f"{board.machine}-unfinished"
     building.mkdir(parents=True)
     state = folder / f"{board.machine}-apt"
-    _unpack(_fetched(board, state), building)
+    for package in fetched(board.debian, board.packages, state):
+        run(["dpkg-deb", "--extract", str(package), str(building)], package.name)
     shutil.rmtree(state)
     if not (building / "usr" / "bin" / f"python{PYTHON}").exists():
         raise Missing(f"the packages that apt knows have no Python {PYTHON}; use a machine with Debian 12")
@@ -116,14 +119,14 @@ def root(board: Board, folder: Path) -> Path:
     return done
 
 
-def _fetched(board: Board, state: Path) -> list[Path]:
-    """Return the packages that the board's need, with all they depend on."""
+def fetched(architecture: str, packages: Sequence[str], state: Path) -> list[Path]:
+    """Return Debian's `packages` for another processor, with all they depend on; raises Missing."""
     for below in ("lists/partial", "cache/archives/partial"):
         (state / below).mkdir(parents=True, exist_ok=True)
     (state / "status").write_text("")
     options = {
-        "APT::Architecture": board.debian,
-        "APT::Architectures": board.debian,
+        "APT::Architecture": architecture,
+        "APT::Architectures": architecture,
         "APT::Sandbox::User": "",
         "Acquire::Languages": "none",
         "Acquire::Retries": "2",
@@ -135,15 +138,10 @@ def _fetched(board: Board, state: Path) -> list[Path]:
     }
     apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
     with suppress(Missing):  # a list that cannot be had may be one that is not needed: the next command knows
-        _run([*apt, "update"], "Debian's lists of packages")
-    install = [*apt, "install", "--yes", "--no-install-recommends", "--download-only", *board.packages]
-    _run(install, f"Debian's packages for {board.debian}")
+        run([*apt, "update"], "Debian's lists of packages")
+    install = [*apt, "install", "--yes", "--no-install-recommends", "--download-only", *packages]
+    run(install, f"Debian's packages for {architecture}")
     return sorted((state / "cache" / "archives").glob("*.deb"))
-
-
-def _unpack(packages: list[Path], to: Path) -> None:
-    for package in packages:
-        _run(["dpkg-deb", "--extract", str(package), str(to)], package.name)
 
 
 def pinned(lock: str, wheels: tuple[str, ...]) -> str:
@@ -160,18 +158,18 @@ def _install(board: Board, pins: str, to: Path) -> None:
     target = ["--target", str(to / "wheels"), "--python-version", PYTHON, "--implementation", "cp"]
     platforms = [f"--platform={platform}" for platform in board.platforms]
     command = [sys.executable, "-m", "pip", "install", *options, *target, *platforms, "-r", str(wanted)]
-    _run(command, f"wheels for {board.machine}")
+    run(command, f"wheels for {board.machine}")
 
 
-def _run(command: list[str], what: str) -> None:
-    """Run what is to succeed; raises Missing with its last words."""
+def run(command: list[str], what: str, patience: float = PATIENCE, remedy: str = NETWORK) -> None:
+    """Run what is to succeed within so many seconds; raises Missing with its last words and the remedy."""
     try:
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=patience, check=False)
     except subprocess.TimeoutExpired:
-        raise Missing(f"{what} did not come within {PATIENCE:g} s; try again when the network is up") from None
+        raise Missing(f"{what} did not come within {patience:g} s; {remedy}") from None
     if ended.returncode:
         last = (ended.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Missing(f"{what} could not be had: {last[:200]}; try again when the network is up")
+        raise Missing(f"{what} could not be had: {last[:200]}; {remedy}")
 
 
 def command(board: Board, root: Path, *arguments: str) -> list[str]:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trees
 
 from fedfleet.cloud.bundle.boards import Board
 from fedfleet.cloud.bundle.make import make
@@ -26,12 +28,36 @@ def here() -> Board:
 @pytest.fixture(scope="session")
 def bundle(here: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole bundle for this machine; its wheels come from the cache once they have been fetched."""
-    out = tmp_path_factory.mktemp("made") / "fedfleet"
+    return _made(here, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def bundle_of_litert(here: Board, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the runtime of newer boards."""
+    return _made(replace(here, lock="lock.txt"), tmp_path_factory)
+
+
+def _made(board: Board, folders: pytest.TempPathFactory) -> Path:
+    out = folders.mktemp("made") / "fedfleet"
     try:
-        make(here, out)
+        make(board, out)
     except SettingsError as error:
         pytest.skip(str(error))
     return out
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A board's file system, with nothing of ours in it."""
+    found = trees.tree(tmp_path / "tree")
+    trees.numpy(found)
+    return found
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Path:
+    """A bundle of the agent alone, at version 1.2, for that board."""
+    return trees.bundle(tmp_path / "fedfleet")
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ def test_the_agents_wheel_holds_wire_and_edge_alone_and_runs(tmp_path: Path) -> 
         archive.extractall(tmp_path / "site")
         rooms = {"/".join(name.split("/")[:2]) for name in archive.namelist() if name.startswith("fedfleet/")}
         assert archive.namelist() == sorted(archive.namelist())
+        assert {entry.date_time for entry in archive.infolist()} == {agent.EPOCH}
         record = archive.read("fedfleet_agent-1.2.dist-info/RECORD").decode().splitlines()
         assert {line.split(",")[0] for line in record} == set(archive.namelist())
     assert rooms == {"fedfleet/wire", "fedfleet/edge"}

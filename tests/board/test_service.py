@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +53,12 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 @pytest.fixture
 def board(tmp_path: Path, bundle: Path, broker: Broker) -> Iterator[Machine]:
     """A board whose bundle lies in the shared folder, installed and met by its broker."""
+    with installed(tmp_path, bundle, broker) as machine:
+        yield machine
+
+
+@contextmanager
+def installed(tmp_path: Path, bundle: Path, broker: Broker) -> Iterator[Machine]:
     shutil.copytree(bundle, tmp_path / "fedfleet")
     (tmp_path / "fedfleet" / "agent.toml").write_text(SETTINGS.format(port=broker.port))
     with systemd.booted(tmp_path) as machine:
@@ -89,9 +97,15 @@ def import_examples(machine: Machine, folder: Path, examples: Examples) -> str:
     return machine.said("runuser", "-u", "fedfleet", "--", "/usr/lib/fedfleet/launch", "import", "/tmp/data.npz")
 
 
+@pytest.mark.parametrize("runtime", ["bundle", "bundle_of_litert"])
 def test_it_trains_a_round_in_its_sandbox(
-    tmp_path: Path, board: Machine, broker: Broker, small: Compiled, examples: Examples
+    tmp_path: Path, request: pytest.FixtureRequest, runtime: str, broker: Broker, small: Compiled, examples: Examples
 ) -> None:
+    with installed(tmp_path, request.getfixturevalue(runtime), broker) as board:
+        trains_a_round(tmp_path, board, broker, small, examples)
+
+
+def trains_a_round(tmp_path: Path, board: Machine, broker: Broker, small: Compiled, examples: Examples) -> None:
     assert import_examples(board, tmp_path, examples) == "20 examples imported; d1 holds 20 now"
     records: list[RoundRecord] = []
     bus = MqttBus(broker, "mill-cloud")
@@ -132,49 +146,87 @@ def test_what_a_board_says_of_itself_gets_out_of_the_sandbox(board: Machine, bro
     assert (found[0].ability.arch, found[0].ability.runtime) != ("", "")
 
 
+def probed(board: Machine, script: str, *more: str) -> list[str]:
+    """The lines that a Python script prints in the service's sandbox, with `more` lines in its unit."""
+    drop_in = [
+        *("[Service]", "Type=oneshot", "Restart=no", "StandardOutput=journal", "SyslogIdentifier=probe"),
+        *("ExecStart=", "ExecStart=python3 /usr/lib/fedfleet/probe.py", *more),
+    ]
+    written(board, "/usr/lib/fedfleet/probe.py", script)
+    written(board, f"/run/systemd/system/{UNIT}.d/probe.conf", "\n".join(drop_in))
+    board.said("systemctl", "daemon-reload")
+    board.said("systemctl", "restart", UNIT)
+    return board.said("journalctl", "-q", "-o", "cat", "-t", "probe").splitlines()
+
+
+def written(board: Machine, path: str, text: str) -> None:
+    board.said("mkdir", "-p", str(Path(path).parent))
+    board.said("sh", "-c", 'printf "%s\n" "$1" > "$0"', path, text)
+
+
+SANDBOX = """
+import mmap, os, socket, resource
+def refused(act):
+    try:
+        act()
+    except OSError as error:
+        return error.strerror
+    return "done"
+print(refused(lambda: open("/etc/probe", "w")))
+print(refused(lambda: open("/var/lib/fedfleet/probe", "w")))
+print(refused(lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)))
+print(refused(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)))
+print(refused(lambda: os.sched_setaffinity(0, {0})))
+print(refused(lambda: resource.setrlimit(resource.RLIMIT_DATA, (2**30, resource.RLIM_INFINITY))))
+print(refused(lambda: os.listdir("/root")), os.path.exists("/proc/1/status"), os.listdir("/dev/shm"))
+"""
+
+
 def test_the_sandbox_holds(board: Machine) -> None:
     """What the unit forbids is forbidden: writing anywhere but in its state, seeing others, memory to write and run."""
-    probe = (
-        "import mmap, os, socket, pathlib, resource\n"
-        "def refused(act):\n"
-        "    try: act()\n"
-        "    except OSError as error: return error.strerror\n"
-        "    return 'done'\n"
-        "print(refused(lambda: open('/etc/probe', 'w')))\n"
-        "print(refused(lambda: open('/var/lib/fedfleet/probe', 'w')))\n"
-        "print(refused(lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)))\n"
-        "print(refused(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW)))\n"
-        "print(refused(lambda: os.sched_setaffinity(0, {0})))\n"
-        "print(refused(lambda: resource.setrlimit(resource.RLIMIT_DATA, (2**30, resource.RLIM_INFINITY))))\n"
-        "print(refused(lambda: os.listdir('/root')), os.path.exists('/proc/1/status'), os.path.exists('/dev/tty'))\n"
-    )
-    board.said("mkdir", "-p", f"/run/systemd/system/{UNIT}.d")
-    (script,) = ("/usr/lib/fedfleet/probe.py",)
-    board.said("sh", "-c", f"cat > {script} <<'END'\n{probe}END\n")
-    drop_in = (
-        f"[Service]\\nType=oneshot\\nRestart=no\\nExecStart=\\nExecStart=python3 {script}\\nStandardOutput=journal\\n"
-    )
-    board.said("sh", "-c", f"printf '{drop_in}' > /run/systemd/system/{UNIT}.d/probe.conf; systemctl daemon-reload")
-    board.said("systemctl", "restart", UNIT)
-    said = board.said("journalctl", "-q", "-o", "cat", "-t", "python3")
-    assert said.splitlines() == [
+    assert probed(board, SANDBOX) == [
         "Read-only file system",
         "done",
         "Operation not permitted",
         "Address family not supported by protocol",
         "Operation not permitted",
         "done",
-        "Permission denied False True",
+        "Permission denied False []",
     ]
+
+
+def test_why_the_rest_of_proc_stays_in_sight(board: Machine) -> None:
+    """With ProcSubset=pid a board knows neither its memory nor its load nor its routes; with the unit as it is, all."""
+    script = "import os; print([os.path.exists(f'/proc/{name}') for name in ('meminfo', 'loadavg', 'net/route')])"
+    assert probed(board, script)[-1] == "[True, True, True]"
+    assert probed(board, script, "ProcSubset=pid")[-1] == "[False, False, False]"
+
+
+def test_a_drop_in_lets_a_sensor_in(board: Machine) -> None:
+    """As docs/board.md has it: without the lines no device, with them the one that is named, and not the next."""
+    known = Path("/proc/misc").read_text().split()
+    if not {"tun", "fuse"} <= set(known):
+        pytest.skip("no devices to stand for sensors in this kernel")
+    numbers = {name: known[known.index(name) - 1] for name in ("tun", "fuse")}
+    for name, number in numbers.items():
+        board.said("sh", "-c", f"mknod /dev/{name} c 10 {number} && chgrp audio /dev/{name} && chmod 660 /dev/{name}")
+    script = """
+for name in ("tun", "fuse"):
+    try:
+        open(f"/dev/{name}", "rb", buffering=0).close()
+        print("opened")
+    except OSError as error:
+        print(error.strerror)
+"""
+    assert probed(board, script)[-2:] == ["No such file or directory"] * 2
+    more = ["PrivateDevices=no", "DeviceAllow=/dev/tun rw", "SupplementaryGroups=audio"]
+    assert probed(board, script, *more)[-2:] == ["opened", "Operation not permitted"]
 
 
 def test_a_training_process_that_hangs_is_noticed_and_all_is_started_again(
     tmp_path: Path, board: Machine, broker: Broker, small: Compiled, examples: Examples
 ) -> None:
-    board.said("mkdir", "-p", f"/run/systemd/system/{UNIT}.d")
-    board.said(
-        "sh", "-c", f"printf '[Service]\\nWatchdogSec=3\\nRestartSec=1\\n' > /run/systemd/system/{UNIT}.d/t.conf"
-    )
+    written(board, f"/run/systemd/system/{UNIT}.d/short.conf", "[Service]\nWatchdogSec=3\nRestartSec=1")
     board.said("systemctl", "stop", UNIT)
     import_examples(board, tmp_path, examples)
     board.said("systemctl", "daemon-reload")
@@ -217,3 +269,22 @@ def test_it_is_taken_off_and_the_examples_stay(board: Machine) -> None:
     assert board.run("systemctl", "cat", UNIT).returncode == 1
     assert board.said("ls", "/var/lib/fedfleet") == "state"
     assert board.run("pgrep", "-u", "fedfleet").stdout == ""
+
+
+def test_a_32_bit_board_without_numpy_and_without_a_network_is_told_so(tmp_path: Path, bundle: Path) -> None:
+    """Of such a board no more is tried here than its bundle, which has no numpy."""
+    shutil.copytree(bundle, tmp_path / "fedfleet")
+    (tmp_path / "fedfleet" / "agent.toml").write_text(SETTINGS.format(port=1883))
+    release = json.loads((tmp_path / "fedfleet" / "release.json").read_text())
+    release["wheels"] = [wheel for wheel in release["wheels"] if not wheel["name"].startswith("numpy-")]
+    (tmp_path / "fedfleet" / "release.json").write_text(json.dumps(release))
+    with systemd.booted(tmp_path) as machine:
+        machine.said(
+            "sh", "-c", "rm -rf /etc/apt/sources.list* /var/lib/apt/lists/* /usr/lib/python3/dist-packages/numpy"
+        )
+        result = machine.run("sh", f"{tmp_path}/fedfleet/install.sh")
+        assert result.returncode == 2
+        assert result.stderr.splitlines()[-1] == (
+            "fedfleet: this board needs Debian's python3-numpy and has no network to get it: install it, then run this again"
+        )
+        assert machine.run("ls", "/var/lib/fedfleet").returncode != 0

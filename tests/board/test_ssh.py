@@ -11,16 +11,20 @@ from pathlib import Path
 
 import pytest
 import sshd
+import systemd
 import trees
+from brokers import KINDS
+from processes import until
 from sshd import HOST
 
 from fedfleet.cloud.bundle.boards import Board
 from fedfleet.cloud.bundle.make import make
 from fedfleet.cloud.flash.ssh import Found, install
+from fedfleet.sim.brokers import running
 from fedfleet.wire.errors import SettingsError
 
 SETTINGS = trees.SETTINGS.encode()
-CLAIM = b"# fedfleet claim\nsecret\n"
+CLAIM = b"# fedfleet claim\n-----BEGIN CERTIFICATE-----\nsecret\n"
 pytestmark = pytest.mark.skipif(bool(sshd.lacking()), reason=sshd.lacking())
 PI = Found("Raspbian GNU/Linux 12", "bookworm", "armv7l", "aarch64", "3.11", 10**6, 1000, True)
 
@@ -147,3 +151,19 @@ def test_the_claim_is_never_in_a_command_line(
     said = (tree.parent / "said").read_text()
     assert "install.sh" in said
     assert "secret" not in said and "d1" not in said
+
+
+@pytest.mark.skipif(bool(systemd.lacking()), reason=systemd.lacking())
+def test_a_whole_board_from_nothing_to_a_service_that_runs(tmp_path: Path, bundle: Path) -> None:
+    (tmp_path / "sshd").mkdir()
+    settings = f'device = "d1"\nfleet = "mill"\nstate = "/{trees.VAR}/state"\n'.encode()
+    with running(KINDS[0], tmp_path) as (broker, _), systemd.booted(tmp_path) as machine:
+        settings += f"[broker]\nport = {broker.port}\n".encode()
+        machine.said("mkdir", "/run/sshd")
+        with sshd.serving(tmp_path / "sshd", within=machine.enter) as options:
+            first = install(HOST, bundle, settings, options=options)
+            assert (first.said, first.fresh) == (f"{first.version} is installed", True)
+            assert until(lambda: machine.shows("ActiveState") == "active", 30)
+            assert machine.shows("StatusText") in ("device d1 of fleet mill", "waiting")
+            assert not install(HOST, bundle, settings, options=options).fresh
+            assert machine.said("sh", "-c", "ls -d /tmp/fedfleet.* || true") == ""

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from base64 import b64decode, b64encode
 from pathlib import Path
 
+import numpy as np
 import pytest
 from boards import agree, programs, trained
 
-ONE = {"losses": {"cnn": [2.0, 1.0], "gru": [1.0, 0.5]}, "masks": ["a", "b"]}
+
+def coded(*weights: float) -> str:
+    return b64encode(np.array(weights, "<f4").tobytes()).decode()
+
+
+WEIGHTS = {"cnn": coded(0.5, -2.0), "gru": coded(1.0)}
+ONE = {"losses": {"cnn": [2.0, 1.0], "gru": [1.0, 0.5]}, "masks": ["a", "b"], "weights": WEIGHTS}
 
 
 def other(**changes: object) -> agree.Found:
@@ -28,8 +36,34 @@ def test_losses_that_are_further_apart_are_named(capsys: pytest.CaptureFixture[s
     far = {"here": ONE, "same": ONE, "there": other(losses={"cnn": [2.0, 1.0], "gru": [1.0, 0.50001]})}
     assert agree.wrong(far) == ["there: losses of gru are 2.0e-05 from those of here, more than 1e-05"]
     assert not agree.verdict(far, 1.4)
-    assert capsys.readouterr().out.splitlines()[-1] == "result boards=wrong largest_difference=2.0e-05 seconds=1"
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "result boards=wrong largest_difference=2.0e-05 same_weights=2/2 largest_weight_difference=0.0e+00 seconds=1"
+    )
     assert agree.wrong({"here": ONE, "there": other(losses={"cnn": [float("nan"), 1.0], "gru": [1.0, 0.5]})})
+
+
+def test_weights_are_the_same_to_the_bit_or_told_how_far_they_are_apart() -> None:
+    near = other(weights={"cnn": coded(0.5, -2.000002), "gru": coded(1.0)})
+    assert agree.distances(ONE, near) == {"cnn": pytest.approx(1e-6, rel=0.1), "gru": 0.0}
+    assert agree.weighed({"here": ONE, "there": near}) == "same_weights=1/2 largest_weight_difference=9.5e-07"
+    assert agree.wrong({"here": ONE, "there": near}) == []
+    assert [line.rpartition(", ")[2] for line in agree.table({"here": ONE, "there": near})[1:]] == [
+        "9.5e-07",
+        "none: the same bits",
+    ]
+
+
+@pytest.mark.parametrize(("weights", "far"), [((0.5, -2.0001), "5.0e-05"), ((0.5, float("nan")), "nan")])
+def test_weights_that_are_further_apart_are_named(weights: tuple[float, ...], far: str) -> None:
+    there = other(weights={**WEIGHTS, "cnn": coded(*weights)})
+    assert agree.wrong({"here": ONE, "there": there}) == [
+        f"there: weights of cnn are {far} from those of here, more than 1e-05"
+    ]
+
+
+def test_bits_that_differ_are_never_called_the_same() -> None:
+    zeros = {"weights": {"cnn": coded(0.0, 1.0)}}
+    assert agree.distances(zeros, {"weights": {"cnn": coded(-0.0, 1.0)}})["cnn"] > 0
 
 
 def test_masks_must_be_the_same_to_the_bit() -> None:
@@ -60,5 +94,8 @@ def test_a_written_program_trains_as_a_board_trains_it(tmp_path: Path) -> None:
     assert len(set(losses)) == 20
     assert sum(losses[-5:]) < sum(losses[:5])
     assert len(set(found["masks"])) == len(trained.SEEDS)
-    assert found["losses"]["dropout"] == trained.losses(tmp_path / "dropout")
+    again, weights = trained.trained(tmp_path / "dropout")
+    assert losses == again
+    assert b64decode(found["weights"]["dropout"]) == weights
+    assert weights != (tmp_path / "dropout" / "weights.bin").read_bytes()
     assert json.loads((tmp_path / "dropout" / "plan.json").read_text()) == {"learning_rate": 0.1}

@@ -9,6 +9,7 @@ import hashlib
 import json
 import platform
 import sys
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,15 @@ STEPS = 20
 SEEDS = (0, 1, 46_337, 2**31 - 1)
 
 
-def losses(folder: Path) -> list[float]:
-    """The loss before each of twenty steps; a program with dropout gets another seed at each."""
+def trained(folder: Path) -> tuple[list[float], bytes]:
+    """The loss before each of twenty steps, and the weights after them; with dropout, another seed at each."""
     header = json.loads((folder / "program.json").read_text())
     program = Program(folder / "program.tflite", header["digest"])
     program.set(np.fromfile(folder / "weights.bin", "<f4"))
     plan = Plan(**json.loads((folder / "plan.json").read_text()))
     batch = Batch(**np.load(folder / "batch.npz"))
     found = [fit(program, plan, [batch], lambda: False, seed) for seed in range(STEPS)]
-    return [one.mean for one in found if one is not None]
+    return [one.mean for one in found if one is not None], program.get().astype("<f4").tobytes()
 
 
 def masks(path: Path) -> list[str]:
@@ -51,11 +52,13 @@ def main() -> None:
     """Train all programs of a folder."""
     folder = Path(sys.argv[1])
     names = sorted(path.parent.name for path in folder.glob("*/program.json"))
+    all_of = {name: trained(folder / name) for name in names}
     found: dict[str, Any] = {
         "machine": platform.machine(),
         "runtime": runtime().__name__.partition(".")[0],
         "numpy": np.__version__,
-        "losses": {name: losses(folder / name) for name in names},
+        "losses": {name: losses for name, (losses, _) in all_of.items()},
+        "weights": {name: b64encode(weights).decode() for name, (_, weights) in all_of.items()},
         "masks": masks(folder / "masks.tflite"),
     }
     print(json.dumps(found))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import warnings
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,7 +82,9 @@ def pki(folder: Path, port: int = 8883, hosts: tuple[str, ...] = HERE) -> Author
 
 def _subject(name: str) -> x509.Name:
     # unchecked: an authority that errs, or that is none of ours, signs names of any length
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name, _validate=False)])
 
 
 def _host(text: str) -> x509.GeneralName:

@@ -58,6 +58,7 @@ class Raw:
         username: str = "",
         context: ssl.SSLContext | None = None,
         session: ssl.SSLSession | None = None,
+        keepalive: int = 60,
     ) -> None:
         """Raises OSError where the broker does not let this client in."""
         self.way, self._bytes, self._heard = way, b"", list[tuple[str, bytes]]()
@@ -73,12 +74,18 @@ class Raw:
         try:
             if way.socket:
                 self._upgrade()
-            self.send(0x10, self._greeting(client_id, clean, will, username))
+            self.send(0x10, self._greeting(client_id, clean, will, username, keepalive))
             _, rest = self._expect(CONNACK)
         except OSError:
             self.link.close()
             raise
-        self.present, self.answer = bool(rest[0] & 1), rest[1]
+        self.present, self.answer, self._properties_said = bool(rest[0] & 1), rest[1], rest[3:]
+
+    @property
+    def keepalive(self) -> int:
+        """What the broker has set instead of what was asked for; 0 where it has not."""
+        at = self._properties_said.find(b"\x13")
+        return int.from_bytes(self._properties_said[at + 1 : at + 3], "big") if at >= 0 else 0
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False, properties: bytes = b"") -> int | None:
         """Publish at QoS 1 and return the broker's reason code, 0 for yes; None where it hung up."""
@@ -142,12 +149,18 @@ class Raw:
         packet = bytes([kind]) + digits + bytes([size]) + rest
         self.link.sendall(_frame(packet) if self.way.socket else packet)
 
-    def _greeting(self, client_id: str, clean: bool, will: Will | None, username: str) -> bytes:
+    def _greeting(self, client_id: str, clean: bool, will: Will | None, username: str, keepalive: int) -> bytes:
         five = self.way.level == 5
         flags = clean * 2 | (will is not None) * 0x0C | bool(will and will.retain) * 0x20 | bool(username) * 0xC0
         # a session of MQTT 5 is kept for as long as is asked; nobody asks for less than 3.1.1 has anyway
         kept = SESSION + struct.pack(">I", 3600) if not clean else b""
-        found = text("MQTT") + bytes([self.way.level, flags, 0, 60]) + self._properties(kept) + text(client_id)
+        found = (
+            text("MQTT")
+            + bytes([self.way.level, flags])
+            + struct.pack(">H", keepalive)
+            + self._properties(kept)
+            + text(client_id)
+        )
         if will is not None:
             found += (b"\x00" if five else b"") + text(will.topic) + struct.pack(">H", len(will.payload)) + will.payload
         return found + (text(username) + text("secret") if username else b"")
@@ -233,7 +246,9 @@ def text(said: str) -> bytes:
 
 def _frame(packet: bytes) -> bytes:
     mask, size = os.urandom(4), len(packet)
-    lead = bytes([0x82, 0x80 | size]) if size < 126 else bytes([0x82, 0xFE]) + struct.pack(">H", size)
-    lead = lead if size < 65536 else bytes([0x82, 0xFF]) + struct.pack(">Q", size)
+    if size < 126:
+        lead = bytes([0x82, 0x80 | size])
+    else:
+        lead = bytes([0x82, 0xFE]) + struct.pack(">H", size) if size < 65536 else b"\x82\xff" + struct.pack(">Q", size)
     whole = mask * (size // 4 + 1)
     return lead + mask + (int.from_bytes(packet, "big") ^ int.from_bytes(whole[:size], "big")).to_bytes(size, "big")

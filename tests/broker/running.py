@@ -43,7 +43,8 @@ def ours(folder: Path) -> None:
     """Let the broker of a folder run as whoever runs the test, also where that is root."""
     settings = folder / "mosquitto.conf"
     if os.geteuid() == 0:  # it would become a user that cannot read what pytest keeps
-        settings.write_text("user root\n" + settings.read_text())
+        text = settings.read_text()
+        settings.write_text(text if text.startswith("user ") else "user root\n" + text)
 
 
 class Mosquitto:
@@ -73,3 +74,8 @@ class Mosquitto:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def wait(self) -> None:
+        """Return when it has ended."""
+        if self._process is not None:
+            self._process.wait(20)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfleet.cloud.settings import Combine, Evaluation, Metrics, Rounds, load_aggregator
+from fedfleet.cloud.settings import Combine, Evaluation, Identity, Metrics, Rounds, load_aggregator
 from fedfleet.wire.calling import Needs
 from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.messages import Plan
@@ -24,18 +24,21 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
     assert (found.strategy, found.rounds, found.plan, found.evaluation) == ("fedavg", Rounds(), Plan(), Evaluation())
     assert found.metrics == Metrics("127.0.0.1", 0, "")
     assert found.combine == Combine(0)
+    assert found.identity == Identity("")
 
 
 def test_everything_can_be_set(tmp_path: Path) -> None:
     text = HEAD + 'strategy = "fedprox"\nseed = 4\n[rounds]\ntotal = 3\ndevices = 2\nquorum = 2\ndeadline = 5\n'
     text += '[metrics]\nhost = "0.0.0.0"\nport = 9464\ntensorboard = "events"\n'
     text += '[plan]\nepochs = 2\nlearning_rate = 1\nholdout = 0.2\n[evaluation]\ndata = "npz:held.npz"\nevery = 2\ngate = "loss"\ntolerance = 0.1\n[broker]\nhost = "b"\n'
+    text += '[identity]\npki = "pki"\n'
     found = load_aggregator(written(tmp_path, text))
     assert found.rounds == Rounds(total=3, devices=2, quorum=2, deadline=5.0)
     assert found.plan == Plan(epochs=2, learning_rate=1.0, holdout=0.2)
     assert found.evaluation == Evaluation("npz:held.npz", 2, "loss", 0.1)
     assert found.metrics == Metrics("0.0.0.0", 9464, "events")
     assert (found.strategy, found.seed, found.broker.host) == ("fedprox", 4, "b")
+    assert found.identity == Identity("pki")
 
 
 def test_whom_rounds_call_can_be_set(tmp_path: Path) -> None:

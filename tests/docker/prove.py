@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ def federation(out: Path) -> tuple[Run, list[str]]:
     return read(folder), killed
 
 
+def same(out: Path) -> tuple[str, str]:
+    """Return the weights that two rounds of two devices come to: in containers, and all in this process."""
+    quiet = replace(WANTED, devices=2, rounds=Rounds(total=2), mishaps=())
+    runs = (
+        simulate(replace(quiet, engine=name), out / name, Console(file=sys.stderr)) for name in ("docker", "loopback")
+    )
+    contained, alone = (read(run).rounds[-1].weights for run in runs)
+    return contained, alone
+
+
 def left(project: str) -> list[str]:
     """What of a project is still there: containers, volumes, networks."""
     label = ("--filter", f"name={project}", "--quiet")
@@ -139,6 +150,8 @@ def prove(folder: Path) -> dict[str, object]:
     print("images:", ", ".join(f"{tag} {size:.0f} MB" for tag, size in sizes.items()), flush=True)
     holds("the agent's image runs as user 10001, and has no TensorFlow", inside("fedfleet-agent") == "10001 False")
     holds("the cloud's image runs as user 10001, and has TensorFlow", inside("fedfleet-cloud") == "10001 True")
+    mine, other = same(folder / "same")
+    holds(f"two rounds come to the same weights as without containers, to the bit: {mine[:12]}", mine == other)
     found, killed = federation(folder / "runs")
     assert found.outcome is not None
     score = found.outcome.federation or 0.0
@@ -150,8 +163,9 @@ def prove(folder: Path) -> dict[str, object]:
         holds(f"{over.text}; the one that was {what} counts again", again)
     holds(f"Linux killed for memory in {', '.join(killed)} alone", len(killed) == 1)
     holds("nothing is left of it", left(f"fedfleet-{found.facts.id}") == [])
-    enrolled = whole.federation(folder / "whole")
+    enrolled, ails = whole.federation(folder / "whole")
     holds(f"two containers enrolled, and the aggregator's counted both: {enrolled}", "2 of 2 reported" in enrolled)
+    holds(f"one that was revoked is shut out: {ails}", "no connection to port" in ails)
     holds("nothing is left of that either", left(whole.PROJECT) == [])
     return {
         "accuracy": f"{score:.4f}",

@@ -16,11 +16,14 @@ from fedfleet.wire.errors import SettingsError
 
 PROJECT, DEVICES, ROUNDS = "fedfleet-whole", ("d0", "d1"), "60"
 COMPOSE = ("compose", "--project-name", PROJECT, "--file", str(ROOT / "firmware_sim" / "compose.yaml"))
-PATIENCE = 180.0
+PATIENCE = 300.0
 
 
-def federation(folder: Path) -> str:
-    """Start it, give the devices examples, and return the aggregator's line on the last round; all is taken down."""
+def federation(folder: Path) -> tuple[str, str]:
+    """Start it, give the devices examples, and revoke one; all is taken down.
+
+    Returns the aggregator's line on the last round, and what ails the device that was revoked.
+    """
     os.environ.update(DEVICES=" ".join(DEVICES), ROUNDS=ROUNDS)
     folder.mkdir()
     try:
@@ -36,9 +39,10 @@ def federation(folder: Path) -> str:
         for device in DEVICES:
             until_well(device, "fedfleet.edge.health", "--settings", "agent.toml")
         if docker("wait", container("aggregator"), seconds=PATIENCE) != "0":
-            return docker("logs", "--tail", "1", container("aggregator"))
+            return docker("logs", "--tail", "1", container("aggregator")), ""
         lines = docker("logs", container("aggregator")).splitlines()
-        return next(line for line in lines if line.startswith(f"round {ROUNDS} closed"))
+        last = next(line for line in lines if line.startswith(f"round {ROUNDS} closed"))
+        return last, revoked(DEVICES[1])
     finally:
         docker(*COMPOSE, "down", "--volumes", "--timeout", "5")
 
@@ -46,6 +50,21 @@ def federation(folder: Path) -> str:
 def container(service: str) -> str:
     """Return the container of a service."""
     return docker(*COMPOSE, "ps", "--all", "--quiet", service)
+
+
+def revoked(device: str) -> str:
+    """Shut `device` out, as docs/docker.md says, and return what ails it then; empty where it still is well."""
+    once = (*COMPOSE, "run", "--rm", "--no-deps", "aggregator")  # the aggregator itself is done
+    docker(*once, "pki", "revoke", "pki", device)
+    docker(*COMPOSE, "kill", "--signal", "HUP", "broker")
+    docker(*once, "broker", "kick", "pki", device)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            docker("exec", container(device), "python3", "-m", "fedfleet.edge.health", "--settings", "agent.toml")
+        except SettingsError as error:
+            return str(error).rpartition(": ")[2]
+    return ""
 
 
 def until_well(service: str, *check: str) -> None:

@@ -31,6 +31,21 @@ def test_what_is_left_out_has_defaults(tmp_path: Path) -> None:
     assert folder == tmp_path / "state"
 
 
+def test_a_group_is_one_more_tag(tmp_path: Path) -> None:
+    assert load_agent(written(tmp_path, HEAD + 'group = "g"\ntags = ["a"]'))[0].all_tags == ("a", "g")
+    assert load_agent(written(tmp_path, HEAD + 'group = "a"\ntags = ["a"]'))[0].all_tags == ("a",)
+    assert load_agent(written(tmp_path, HEAD))[0].all_tags == ()
+
+
+@pytest.mark.parametrize(("ca", "found"), [("", "identity.pem"), ('ca = "ca.pem"\n', "ca.pem")])
+def test_a_claim_is_relative_to_the_file_and_brings_the_authority(tmp_path: Path, ca: str, found: str) -> None:
+    own = 'certificate = "identity.pem"\nkey = "identity.pem"\n'
+    text = f'{HEAD}[broker]\ntls = true\n{own}{ca}[enrol]\nclaim = "claim.pem"\n'
+    settings, _ = load_agent(written(tmp_path, text))
+    assert settings.enrol.claim == str(tmp_path / "claim.pem")
+    assert settings.broker.ca == str(tmp_path / found)
+
+
 def test_the_state_folder_is_relative_to_the_file(tmp_path: Path) -> None:
     assert load_agent(written(tmp_path, HEAD + 'state = "a/b"'))[1] == tmp_path / "a" / "b"
     assert load_agent(written(tmp_path, HEAD + 'state = "/var/lib/x"'))[1] == Path("/var/lib/x")
@@ -63,6 +78,13 @@ def test_the_least_store_that_may_be_asked_for_can_be_opened(tmp_path: Path) -> 
         (HEAD + 'tags = ["Camera"]', "each of tags must be 1 to 36 characters of a-z, 0-9 and -"),
         (HEAD + f"tags = {['t'] * 17}", "there may be at most 16 tags"),
         (HEAD + 'tags = "camera"', "tags must be a list, not str"),
+        (HEAD + 'group = "Line"', "group must be 1 to 36 of a-z, 0-9 and -"),
+        (HEAD + f"group = 'g'\ntags = {[f't{i}' for i in range(16)]}", "there may be at most 16 tags"),
+        (HEAD + '[enrol]\nclaim = "c.pem"', "enrol.claim needs broker.certificate and broker.key, one file for both"),
+        (
+            HEAD + '[broker]\ntls = true\ncertificate = "a"\nkey = "b"\n[enrol]\nclaim = "c.pem"',
+            "enrol.claim needs broker.certificate and broker.key, one file for both",
+        ),
         ("device = ", "not TOML: "),
         ("", "device is missing"),
     ],

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import cards
 import commands
+import processes
 import pytest
 from cards import MIB, Images
 
-from fedfleet.cloud.flash import writing
+from fedfleet.cloud.flash import disks, writing
+from fedfleet.wire.errors import SettingsError
 
 COMMON = ("--bundle", "bundle", "--settings", "pump-1.toml", "--claim", "claim.pem")
 Loops = Callable[[Path], Path]
@@ -91,6 +95,37 @@ def test_nobody_is_asked_where_nobody_can_be(here: Path, images: Images, loops: 
     card = loops(sized(here / "disk", 64))
     assert "say --yes if that is right" in flash("--image", images(), "--write", card)
     assert not any((here / "disk").read_bytes())
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"n\n", 2), (b"y\n", 0)])
+def test_who_sits_at_a_terminal_is_asked(here: Path, images: Images, loops: Loops, answer: bytes, code: int) -> None:
+    card = loops(sized(here / "disk", 64))
+    ours, theirs = pty.openpty()
+    os.write(ours, answer)
+    done = subprocess.run(
+        [sys.executable, "-m", "fedfleet.cli.main", "flash", *COMMON, "--image", images(), "--write", card],
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+        env=processes.environment(),
+        check=False,
+    )
+    for end in (ours, theirs):
+        os.close(end)
+    assert done.returncode == code, done.stderr
+    assert f"{card}, unknown model, 0.1 GB: all that is on it will be lost. Write it?" in done.stdout
+    assert any((here / "disk").read_bytes()) == (code == 0)
+
+
+def test_who_may_not_write_a_card_is_told_before_the_image_is_unpacked(here: Path, loops: Loops) -> None:
+    card = loops(sized(here / "disk", 64))
+    os.seteuid(65534)
+    try:
+        with pytest.raises(SettingsError, match=f"{card}: you may not write it; run this with sudo"):
+            disks.look(card)
+    finally:
+        os.seteuid(0)
+    assert disks.look(card).size == 64 * MIB
 
 
 def test_a_card_that_is_too_small(here: Path, images: Images, loops: Loops) -> None:

@@ -111,6 +111,27 @@ def test_the_first_images_of_trixie_were_set_up_as_bookworm_was(here: Path) -> N
     assert "firstrun.sh" in cards.names(here / "card.img")
 
 
+def test_the_bits_are_those_of_the_programs_and_not_of_the_kernels(here: Path) -> None:
+    disk = cards.assemble(here / "made", cards.boot_files("bookworm", 64), cards.root_files("bookworm", 32))
+    assert "(armv7l, Python 3.11; /usr/bin/dpkg is a program of 32 bits)" in flash("--image", disk, "--out", "card.img")
+
+
+def test_users_who_are_not_root_have_no_sbin_in_their_path(
+    here: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/usr/sbin/debugfs").exists():
+        pytest.skip("debugfs is not in /usr/sbin")
+    monkeypatch.setenv("PATH", "/usr/local/bin:/usr/bin:/bin")
+    assert "/usr/bin/dpkg is a program of 64 bits" in flash("--image", images(), "--out", "card.img")
+
+
+def test_files_are_stamped_with_one_time(here: Path, images: Images) -> None:
+    """Whenever the card is made, its bytes are the same."""
+    flash("--image", images(), "--out", "card.img")
+    listed = cards.run("mdir", "-i", "card.img@@1M", "::/fedfleet").decode().splitlines()
+    assert {line.split()[-3] for line in listed if "agent.toml" in line or "RELEAS" in line} == {"2026-01-01"}
+
+
 def test_only_the_owner_may_read_the_image(here: Path, images: Images) -> None:
     """A claim, a password's hash and a network's key are in it."""
     flash("--image", images(), "--out", "card.img")

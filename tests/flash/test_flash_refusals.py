@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import lzma
 import os
 import re
 import resource
+import signal
 import subprocess
 import sys
 import zipfile
@@ -59,7 +61,7 @@ def damaged(source: Path, target: Path, change: Callable[[bytearray], object]) -
     ],
 )
 def test_a_card_has_one_way_to_be_made(here: Path, options: tuple[str, ...]) -> None:
-    refused(*options, words="say what to make: --image FILE with --out FILE or --write DEVICE, or --boot")
+    refused(*options, words="say what to make: --image FILE with --out FILE or --write DEVICE, or --boot .*, or --ssh")
 
 
 def test_what_is_no_image(here: Path, images: Images) -> None:
@@ -126,7 +128,11 @@ def test_other_systems(here: Path) -> None:
             ({"EFI/boot.efi": b"x"}, root, "no cmdline.txt and config.txt on its boot partition: this is no Raspberry"),
             (boot, root | ubuntu, "its system calls itself 'Ubuntu 24.04 LTS': this is no Raspberry Pi OS"),
             (boot, root | intel, "its /usr/bin/dpkg is no program for ARM"),
-            (boot | {"cmdline.txt": b"console=tty1\n"}, root, "this card has started, or this is no Raspberry Pi OS"),
+            (
+                boot | {"cmdline.txt": b"console=tty1\n"},
+                root,
+                "this card has started .use --ssh., or this is no Raspberry Pi OS",
+            ),
         )
     ):
         disk = cards.assemble(here / f"made{number}", boots, roots)
@@ -197,6 +203,19 @@ def test_a_disk_that_is_full_leaves_nothing_half(here: Path, images: Images) -> 
     assert done.returncode == 2
     assert re.search(r"fedfleet: .*disk.xz cannot be copied: File too large; free the disk", done.stderr)
     assert "Traceback" not in done.stderr
+    assert snapshot(here) == before
+
+
+def test_ctrl_c_leaves_nothing_half(here: Path) -> None:
+    """It comes while an archive of 6 GiB of zeros is unpacked, into holes."""
+    (here / "disk.xz").write_bytes(lzma.compress(bytes(64 * MIB), preset=0) * 100)
+    before = snapshot(here)
+    command = [sys.executable, "-m", "fedfleet.cli.main", "flash", *COMMON, "--image", "disk.xz", "--out", "card.img"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=processes.environment()) as running:
+        assert processes.until(lambda: any(here.glob(".card.img.*.tmp")))
+        running.send_signal(signal.SIGINT)
+        _, error = running.communicate(timeout=30)
+    assert (running.returncode, "interrupted" in error) == (130, True)
     assert snapshot(here) == before
 
 

@@ -58,7 +58,8 @@ def test_one_of_ones_own_is_taken(tmp_path: Path) -> None:
     [
         (("pki", "init", "HERE", *BROKER), "is there already, and nothing in it was touched"),
         (("pki", "init", "new", "--fleet", "Pumps", "--broker", "x"), "fleet must be 1 to 36"),
-        (("pki", "init", "new", "--fleet", "pumps", "--broker", "a,,b"), "hosts must name"),
+        (("pki", "init", "new", "--fleet", "pumps", "--broker", "a,,b"), "hosts must be names"),
+        (("pki", "init", "new", "--fleet", "pumps", "--broker", "bröker"), "hosts must be names (in ASCII)"),
         (("pki", "init", "new", *BROKER, "--port", "0"), "port must be"),
         (("pki", "init", "new", *BROKER, "--ca", "x"), "--ca and --ca-key belong together"),
         (("pki", "show", "nothing"), "no folder of an authority"),

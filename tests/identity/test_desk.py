@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import time
@@ -188,6 +189,34 @@ def test_what_is_no_request_is_refused(office: Office, csr: bytes) -> None:
     assert office.ask(office.claim(), "pump-1", csr) == Enrolled("refused", "this is no signing request in PEM")
 
 
+def test_what_stands_around_a_request_is_not_kept(office: Office) -> None:
+    csr, by = request(office.base, "/CN=pump-1"), office.claim(accepts=False)
+    assert office.ask(by, "pump-1", b"\xff\xfe private \n" + csr).outcome == "pending"
+    found = office.ledger.claim(by)
+    assert found is not None
+    assert found.csr.startswith("-----BEGIN CERTIFICATE REQUEST-----\n")
+    claims.settle(office.ledger, by, "accepted")
+    office.now += LOOK
+    office.desk.step(0)
+    ((_, payload),) = office.device.deliveries(0)
+    assert open_enrolled(payload).outcome == "issued"
+
+
+def test_any_byte_of_a_request_may_be_another(office: Office) -> None:
+    """Whatever is in it, the desk lives, and no key is certified whose owner has not signed for it."""
+    whole = x509.load_pem_x509_csr(request(office.base, "/CN=pump-1"))
+    der, by = whole.public_bytes(serialization.Encoding.DER), office.claim()
+    for place in range(len(der)):
+        for bit in (1, 0x80):
+            changed = bytes([*der[:place], der[place] ^ bit, *der[place + 1 :]])
+            pem = b"-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(changed)
+            answer = office.ask(by, "pump-1", pem + b"-----END CERTIFICATE REQUEST-----\n")
+            if answer.outcome == "issued":  # a signature may be written in more ways than one
+                assert x509.load_pem_x509_certificate(answer.chain).public_key() == whole.public_key(), place
+            else:
+                assert answer.outcome == "refused", place
+
+
 def test_the_same_request_is_answered_the_same_bytes(office: Office) -> None:
     by, csr = office.claim(), request(office.base, "/CN=pump-1")
     first = office.ask(by, "pump-1", csr)
@@ -266,7 +295,7 @@ def test_a_device_that_comes_back_is_taken_off_the_brokers_list(office: Office) 
 @pytest.mark.parametrize("kind", ["key", "name", "authority"])
 def test_a_device_takes_no_certificate_that_does_not_fit(office: Office, tmp_path: Path, kind: str) -> None:
     mine, trusted = Identity(tmp_path / "identity.pem", "pump-1"), claim(office.pki, tmp_path / "c.pem")
-    csr = mine.request()
+    csr = mine.request("claim-0123456789ab")
     if kind == "authority":
         other = Office(tmp_path / "other")
         chain = other.ask(other.claim(), "pump-1", csr).chain
@@ -275,5 +304,5 @@ def test_a_device_takes_no_certificate_that_does_not_fit(office: Office, tmp_pat
         named = "pump-2" if kind == "name" else "pump-1"
         chain = office.ask(office.claim(), named, request(office.base, f"/CN={named}")).chain
     with pytest.raises(FrameError):
-        mine.take(chain, str(trusted))
+        mine.take(chain, str(trusted), "claim-0123456789ab")
     assert not mine.path.exists()

@@ -113,9 +113,9 @@ def test_the_next_key_is_nowhere_once_it_is_in_use(fleet: World, at: Desk, tmp_p
     assert ends(start(path, 0), at) == 0
     identity = path.parent / "state" / "identity.pem"
     key = b"-----BEGIN PRIVATE KEY-----\n" + PRIVATE.findall(identity.read_bytes())[0] + b"-----END PRIVATE KEY-----\n"
-    pending = identity.with_name("identity.pem.next")
+    pending = identity.with_name("identity.pem.pump-late")
     pending.write_bytes(key)
-    (path.parent / "claim.pem").write_bytes(b"claim")
+    (path.parent / "claim.pem").write_bytes(bytes(1000))  # overwritten, and not removed yet
     assert enrolled(load_agent(path)[0], lambda: pytest.fail("it asked"))
     assert left(path.parent) == {"state/identity.pem"}
 

@@ -160,10 +160,11 @@ def test_an_answer_that_does_not_fit_changes_nothing(life: Life) -> None:
 
 
 def test_a_disk_that_refuses_does_not_stop_the_agent(life: Life) -> None:
-    life.identity._next.mkdir()  # nothing can be written there
+    way = life.base / "identity.pem.pump-1"
+    way.mkdir()  # nothing can be written there
     life.turn(730 * 5 / 6)
     assert len(life.serials()) == 1
-    life.identity._next.rmdir()
+    way.rmdir()
     life.turn(REST / DAY + 0.1)
     assert len(life.serials()) == 2
 

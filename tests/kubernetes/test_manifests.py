@@ -14,6 +14,7 @@ import pytest
 import yaml
 from processes import ROOT
 
+from fedfleet.cloud.broker.folder import KEPT, kept
 from fedfleet.cloud.health import trouble
 from fedfleet.cloud.identity import folder as authority
 from fedfleet.cloud.settings import load_aggregator
@@ -222,9 +223,11 @@ def test_the_authority_moves_into_its_volume_once(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.mkdir()
     (secret / "ca.pem").write_text("first")
+    (secret / KEPT).write_text("/home/operator/broker")
     text = script(workload("aggregator"), "authority").replace("/secret/", f"{secret}/")
     for said in ("first", "second"):
         (secret / "ca.pem").write_text(said)
         subprocess.run(["sh", "-c", text], cwd=tmp_path, check=True)
         assert (tmp_path / "pki" / "ca.pem").read_text() == "first"
     assert (tmp_path / "pki" / "ca.pem").stat().st_mode & 0o777 == 0o600
+    assert kept(tmp_path / "pki") == tmp_path / "pki", "a revocation writes where the pod may"

@@ -65,6 +65,12 @@ def test_what_is_missing_is_said_in_one_line_before_anything_starts(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_broker_of_someone_elses_is_refused(path: Path, tmp_path: Path) -> None:
+    command(path, "echo 27.0.1")
+    with pytest.raises(SettingsError, match="the engine docker has a broker of its own"):
+        simulate(Simulation(engine="docker", broker="127.0.0.1"), tmp_path / "runs", Console(file=io.StringIO()))
+
+
 def test_an_engine_that_is_there_is_taken(path: Path) -> None:
     command(path, "echo 27.0.1")
     assert client.require() == "27.0.1"

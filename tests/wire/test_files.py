@@ -23,6 +23,36 @@ def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
 
 
+def test_what_is_secret_only_its_owner_can_read_from_the_first_byte_on(tmp_path: Path) -> None:
+    before, path = os.umask(0), tmp_path / "key"
+    try:
+        files.write(path, b"old")
+        assert path.stat().st_mode & 0o777 == 0o666
+        handle = files._private(str(tmp_path / "fresh"), os.O_WRONLY | os.O_CREAT)
+        assert os.fstat(handle).st_mode & 0o777 == 0o600
+        os.close(handle)
+        files.write(path, b"new", secret=True)
+        assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_what_is_scrubbed_is_overwritten_then_gone(tmp_path: Path) -> None:
+    path, other = tmp_path / "claim", tmp_path / "other"
+    path.write_bytes(b"secret" * 1000)
+    other.hardlink_to(path)
+    files.scrub(path)
+    assert not path.exists()
+    assert other.read_bytes() == bytes(6000)
+    files.scrub(path)  # again is as good as once
+
+
+def test_what_cannot_be_scrubbed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreError, match="folder cannot be scrubbed: Is a directory"):
+        files.scrub(tmp_path / "folder")
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -88,7 +88,8 @@ def _serve(settings: AggregatorSettings, base: Path, say: Say) -> None:
 
         running = list[Aggregator]()
         topics, refined = Topics(settings.fleet), telling(refine, lambda: operations.look(running[-1], now=True))
-        denied, desk = stack.enter_context(doors(base, settings))
+        with needs("cloud"):
+            denied, desk = stack.enter_context(doors(base, settings))
         releases = settings.releases.repository
         serving = Serving(base / releases, bus, topics, time.monotonic) if releases else None
         more = (scorer, report, refined, denied, serving)

@@ -23,10 +23,12 @@ from fedfleet.wire import files
 from fedfleet.wire.errors import SettingsError
 
 if TYPE_CHECKING:
+    from fedfleet.cloud.flash.agentfile import AgentFile
+    from fedfleet.cloud.flash.claim import Claim as Found
     from fedfleet.cloud.flash.content import Wanted
-    from fedfleet.cloud.flash.disks import Disk
     from fedfleet.cloud.flash.flash import Report
     from fedfleet.cloud.flash.image import Progress as Tick
+    from fedfleet.cloud.flash.owner import Owner
 
 EXAMPLES = """
 [bold]examples[/bold]
@@ -36,6 +38,8 @@ fedfleet flash --image raspios.img.xz --out pump-1.img --bundle bundle --setting
 sudo fedfleet flash --image raspios.img.xz --write /dev/sdX --bundle bundle --settings pump-1.toml --claim pump-1.pem
 
 fedfleet flash --boot /media/me/bootfs --bundle bundle --settings pump-1.toml --claim pump-1.pem --hostname pump-1
+
+fedfleet flash --ssh pi@pump-1.local --settings pump-1.toml --claim pump-1.pem
 
 WIFI=... fedfleet flash ... --wifi Workshop --wifi-password-env WIFI --country DE
 
@@ -47,7 +51,10 @@ PASSWORD=... fedfleet flash ... --user ada --password-env PASSWORD --ssh-key ~/.
 """
 
 
-Bundle = Annotated[Path, typer.Option(help="What `fedfleet bundle` made for this kind of board.")]
+WAYS = "--image FILE with --out FILE or --write DEVICE, or --boot FOLDER|DEVICE, or --ssh USER@HOST"
+Bundle = Annotated[
+    Path | None, typer.Option(help="What `fedfleet bundle` made for this kind of board; --ssh makes it, if need be.")
+]
 Settings = Annotated[Path, typer.Option(help="The device's agent.toml.")]
 Image = Annotated[Path | None, typer.Option(help="Raspberry Pi OS, .img or .img.xz; stays as it is.")]
 Out = Annotated[Path | None, typer.Option(help="The image to make from --image.")]
@@ -55,6 +62,9 @@ Write = Annotated[Path | None, typer.Option(metavar="DEVICE", help="The card to 
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask before a card is written.")]
 Boot = Annotated[
     Path | None, typer.Option(help="Instead: a card's boot partition, as the folder where it is mounted or a device.")
+]
+Ssh = Annotated[
+    str, typer.Option(metavar="USER@HOST", help="Instead: install on a board that runs, by OpenSSH's own client.")
 ]
 Claim = Annotated[Path | None, typer.Option(help="The device's claim, from `fedfleet enrol claim`.")]
 Wifi = Annotated[str, typer.Option(metavar="SSID", help="The Wi-Fi network to join.")]
@@ -71,13 +81,14 @@ Timezone = Annotated[str, typer.Option(help="Such as Europe/Berlin.")]
 
 
 def flash(
-    bundle: Bundle,
     settings: Settings,
+    bundle: Bundle = None,
     image: Image = None,
     out: Out = None,
     write: Write = None,
     yes: Yes = False,
     boot: Boot = None,
+    ssh: Ssh = "",
     claim: Claim = None,
     wifi: Wifi = "",
     wifi_password_env: WifiPassword = "",
@@ -91,17 +102,19 @@ def flash(
     json_file: JsonFile = None,
 ) -> None:
     """Write the agent and its settings onto Raspberry Pi OS, in the form that its release reads. No root, no mount."""
-    if (image is None) == (boot is None) or (image is None) != (out is None and write is None):
-        raise SettingsError("say what to make: --image FILE with --out FILE or --write DEVICE, or --boot FOLDER|DEVICE")
-    announce(f"fedfleet flash: {settings} onto {boot or write or out}")
+    if sum(map(bool, (image, boot, ssh))) != 1 or bool(image) != bool(out or write):
+        raise SettingsError(f"say what to make: {WAYS}")
+    if not (bundle or ssh):
+        raise SettingsError("a card needs --bundle: make one with `fedfleet bundle`")
+    announce(f"fedfleet flash: {settings} onto {ssh or boot or write or out}")
     with needs("cloud"):
-        from fedfleet.cloud.flash import agentfile, disks, owner
+        from fedfleet.cloud.flash import agentfile, owner
         from fedfleet.cloud.flash import bundle as bundles
         from fedfleet.cloud.flash import claim as claims
         from fedfleet.cloud.flash.content import Wanted
 
-    found = bundles.load(bundle)
-    agent = agentfile.load(settings, found.files)
+    found = bundles.load(bundle) if bundle else None
+    agent = agentfile.load(settings, found.files if found else {})
     wishes = owner.gather(
         agent.device,
         user=user,
@@ -114,30 +127,59 @@ def flash(
         wifi=wifi,
         wifi_password=owner.secret("--wifi-password-env", wifi_password_env),
     )
-    wanted = Wanted(found, agent, wishes, claims.load(claim) if claim else None)
+    promised = claims.load(claim) if claim else None
     with interruptible():
-        report = _made(image, out, disks.look(write) if write else None, boot, wanted, yes)
-    facts = _facts(report, wanted)
-    Console().print(_table(facts))
+        if ssh:
+            facts = _installed(ssh, bundle, agent, promised, wishes)
+        elif found is not None:
+            facts = _made(image, out, write, boot, Wanted(found, agent, wishes, promised), yes)
+    _print(facts, json_file)
+
+
+def _print(facts: dict[str, Any], json_file: Path | None) -> None:
+    """Show the rows of `facts`, and write the rest to a file where one is named."""
+    Console().print(_table(facts.pop("rows")))
     if json_file is not None:
         files.write(json_file, json.dumps(facts, indent=1).encode())
 
 
+def _installed(host: str, folder: Path | None, agent: AgentFile, claim: Found | None, wishes: Owner) -> dict[str, Any]:
+    """Install over ssh; return the facts, with `rows` for people."""
+    from fedfleet.cloud.flash import content, owner
+    from fedfleet.cloud.flash import ssh as shell
+
+    if wishes != owner.Owner():
+        raise SettingsError("--ssh installs the agent alone: user, Wi-Fi and names are set on the board itself")
+    content.require_match(agent, claim)
+    with _progress() as tick:
+        report = shell.install(host, folder, agent.data, claim.data if claim else None, tick=tick)
+    facts = _facts(report.host, report.fresh, agent, claim) | {"agent": report.version, "said": report.said}
+    rows = {
+        "board": f"{report.host}: {report.found.system}, Python {report.found.python}",
+        "device": f"{agent.device} of the fleet {agent.fleet}, agent {report.version}",
+        "done": report.said,
+    }
+    return {**facts, "system": asdict(report.found), "rows": rows}
+
+
 def _made(
-    image: Path | None, out: Path | None, disk: Disk | None, boot: Path | None, wanted: Wanted, yes: bool
-) -> Report:
-    """Make the card in the way that is asked for."""
+    image: Path | None, out: Path | None, write: Path | None, boot: Path | None, wanted: Wanted, yes: bool
+) -> dict[str, Any]:
+    """Make the card in the way that is asked for; return the facts, with `rows` for people."""
+    from fedfleet.cloud.flash import disks
     from fedfleet.cloud.flash import flash as ways
 
+    disk = disks.look(write) if write else None
     if disk is not None:
         _confirm(disk.title, yes)
     with _progress() as tick:
         if image is not None and disk is not None:
-            return ways.onto_card(image, disk, out, wanted, tick)
-        if image is not None and out is not None:
-            return ways.onto_image(image, out, wanted, tick)
-        assert boot is not None
-        return ways.onto_boot(boot, wanted)
+            report = ways.onto_card(image, disk, out, wanted, tick)
+        elif image is not None and out is not None:
+            report = ways.onto_image(image, out, wanted, tick)
+        elif boot is not None:
+            report = ways.onto_boot(boot, wanted)
+    return _card(report, wanted)
 
 
 def _confirm(disk: str, yes: bool) -> None:
@@ -163,39 +205,45 @@ def _progress() -> Iterator[Tick]:
         yield tick
 
 
-def _facts(report: Report, wanted: Wanted) -> dict[str, Any]:
+def _facts(place: str, fresh: bool, agent: AgentFile, claim: Found | None) -> dict[str, Any]:
     """What was done, as data; no secret is among it."""
-    system, outcome, claim = report.system, report.outcome, wanted.claim
     return {
-        "place": report.place,
-        "changed": report.fresh,
-        "system": {**asdict(system), "title": system.title},
-        "device": wanted.agent.device,
-        "fleet": wanted.agent.fleet,
-        "agent": wanted.bundle.release.version,
+        "place": place,
+        "changed": fresh,
+        "device": agent.device,
+        "fleet": agent.fleet,
         "claim_expires": f"{claim.expires:%Y-%m-%dT%H:%M:%SZ}" if claim else None,
+    }
+
+
+def _card(report: Report, wanted: Wanted) -> dict[str, Any]:
+    """The facts of a card, with `rows` for people."""
+    system, outcome, agent, claim = report.system, report.outcome, wanted.agent, wanted.claim
+    written = len(outcome.written)
+    done = f"{written} files written, {len(outcome.removed)} removed, {len(outcome.same)} as they were; all read back"
+    version = wanted.bundle.release.version
+    rows = {
+        "card": report.place,
+        "system": f"{system.title}, Python {system.python} ({system.how})",
+        "settings go by": "firstrun.sh" if system.style == "firstrun" else "cloud-init",
+        "device": f"{agent.device} of the fleet {agent.fleet}, agent {version}",
+        "claim": f"until {claim.expires:%Y-%m-%d}" if claim else "none: its certificates must come another way",
+        "done": done if report.fresh else "nothing: it was all there, byte for byte",
+        "next": "put the card in, power the board; it installs and enrols by itself",
+    }
+    return {
+        **_facts(report.place, report.fresh, agent, claim),
+        "agent": version,
+        "system": {**asdict(system), "title": system.title},
         "written": list(outcome.written),
         "removed": list(outcome.removed),
         "same": list(outcome.same),
+        "rows": rows,
     }
 
 
-def _table(facts: dict[str, Any]) -> Table:
+def _table(rows: dict[str, str]) -> Table:
     """The report for people."""
-    system, expires = facts["system"], facts["claim_expires"]
-    style = "firstrun.sh" if system["style"] == "firstrun" else "cloud-init"
-    counted = (
-        f"{len(facts['written'])} files written, {len(facts['removed'])} removed, {len(facts['same'])} as they were"
-    )
-    rows = {
-        "card": facts["place"],
-        "system": f"{system['title']}, Python {system['python']} ({system['how']})",
-        "settings go by": style,
-        "device": f"{facts['device']} of the fleet {facts['fleet']}, agent {facts['agent']}",
-        "claim": f"until {expires[:10]}" if expires else "none: its certificates must come another way",
-        "done": f"{counted}; all read back" if facts["changed"] else "nothing: it was all there, byte for byte",
-        "next": "put the card in, power the board; it installs and enrols by itself",
-    }
     view = Table(box=box.ROUNDED, border_style="dim", show_header=False)
     view.add_column(justify="right", no_wrap=True)
     view.add_column(overflow="fold")

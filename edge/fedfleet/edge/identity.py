@@ -1,11 +1,13 @@
 """The device's identity: one PEM file with its certificate, the issuers behind it, and its private key.
 
-One file, so that a renewal is one rename. The key of the next certificate lies beside it until that is there. Keys and
-requests are made by the `openssl` command, which every Raspberry Pi OS has; `docs/identity.md` says why.
+One file, so that a renewal is one rename. A key that is not certified yet lies beside it, by the name of who asks. Keys
+and requests are made by the `openssl` command, which every Raspberry Pi OS has; `docs/identity.md` says why.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 import subprocess
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedfleet.wire import files
-from fedfleet.wire.enrolment import BACKDATED
+from fedfleet.wire.enrolment import BACKDATED, CLAIM
 from fedfleet.wire.errors import FrameError, SettingsError, StoreError
 from fedfleet.wire.messages import draw
 
@@ -39,12 +41,11 @@ class Known:
 
 
 class Identity:
-    """The identity of `device` in the file `path`, and the key of the next one beside it."""
+    """The identity of `device` in the file `path`, and beside it the key of each certificate that is asked for."""
 
     def __init__(self, path: Path, device: str) -> None:
         self.path = path
         self.device = device
-        self._next = path.with_name(f"{path.name}.next")
 
     def known(self) -> Known:
         """Return what the certificate says. Raises StoreError where the file holds none."""
@@ -53,43 +54,66 @@ class Identity:
         except (OSError, FrameError) as error:
             raise StoreError(f"{self.path} holds no certificate: {error}; enrol this device anew") from None
 
-    def request(self) -> bytes:
-        """Return a signing request for the next key, which is made where it is not there yet. Raises StoreError."""
-        if not self._sound():
-            key = openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
-            files.write(self._next, key, secret=True)
-        return openssl("req", "-new", "-key", str(self._next), "-subj", f"/CN={self.device}")
+    def claim(self) -> str:
+        """Return the claim by which the device was enrolled; empty where that is not known."""
+        found = re.search(rb"^# claim = (claim-[0-9a-f]{12})$", _bytes(self.path), re.MULTILINE)
+        return found[1].decode() if found else ""
 
-    def take(self, chain: bytes, ca: str) -> None:
-        """Make `chain` the identity, with the key that it was asked for by; again is as good as once.
+    def request(self, by: str) -> bytes:
+        """Return a signing request for what the claim, or device, `by` asks for; its key is made if it is not there.
+
+        Raises StoreError.
+        """
+        if not _public(self._key(by)):
+            key = openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
+            files.write(self._key(by), key, secret=True)
+        return openssl("req", "-new", "-key", str(self._key(by)), "-subj", f"/CN={self.device}")
+
+    def fingerprint(self, by: str) -> str:
+        """Return the SHA-256 of the public key that `by` asks with, in hex, as the desk shows it to its operator."""
+        body = b"".join(_public(self._key(by)).splitlines()[1:-1])
+        return hashlib.sha256(base64.b64decode(body)).hexdigest()
+
+    def take(self, chain: bytes, ca: str, by: str) -> None:
+        """Make `chain` the identity, with the key that `by` has asked for it with; again is as good as once.
 
         Raises FrameError where it does not fit the key, the name or the authority in the file `ca`; StoreError.
         """
-        if self.has(chain):
+        if _bytes(self.path).startswith(chain):
             return
         found = read(chain)
         if found.name != self.device:
             raise FrameError(f"the certificate is for {found.name[:36]!r}, not {self.device}")
-        if not self._sound() or openssl("pkey", "-in", str(self._next), "-pubout") != found.public:
+        if _public(self._key(by)) != found.public:
             raise FrameError("the certificate is for another key than ours")
         openssl("verify", "-no_check_time", "-purpose", "sslclient", "-CAfile", ca, said=BLOCK.findall(chain)[0])
-        files.write(self.path, chain + self._next.read_bytes(), secret=True)
+        claim = by if CLAIM.fullmatch(by) else self.claim()
+        files.write(self.path, chain + _bytes(self._key(by)) + f"# claim = {claim}\n".encode(), secret=True)
         self.settle()
 
-    def has(self, chain: bytes) -> bool:
-        """Whether the file holds `chain` already."""
-        return self.path.is_file() and self.path.read_bytes().startswith(chain)
-
     def settle(self) -> None:
-        """Remove the next key where the identity has it, or where it was half removed: a kill came in between."""
-        if not self._sound() or self.path.read_bytes().endswith(self._next.read_bytes()):
-            files.scrub(self._next)
+        """Remove each key beside the identity that is in it, or half removed: a kill came in between."""
+        for path in self.path.parent.glob(f"{self.path.name}.*"):
+            if not _public(path) or _bytes(path) in _bytes(self.path):
+                files.scrub(path)
 
-    def _sound(self) -> bool:
-        try:
-            return self._next.is_file() and bool(openssl("pkey", "-in", str(self._next), "-pubout"))
-        except FrameError:
-            return False
+    def _key(self, by: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{by}")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes() if path.is_file() else b""
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _public(path: Path) -> bytes:
+    """Return the public key (PEM) to the private one in a file; empty where there is none."""
+    try:
+        return openssl("pkey", "-in", str(path), "-pubout") if path.is_file() else b""
+    except FrameError:
+        return b""
 
 
 def read(chain: bytes) -> Known:
@@ -114,6 +138,8 @@ def openssl(*arguments: str, said: bytes = b"") -> bytes:
         ended = subprocess.run(["openssl", *arguments], input=said, capture_output=True, timeout=PATIENCE, check=False)
     except FileNotFoundError:
         raise SettingsError("the command openssl is missing; install it: apt install openssl") from None
+    except OSError as error:
+        raise StoreError(f"the command openssl cannot be run: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise StoreError(f"openssl {arguments[0]} took over {PATIENCE:g} s; see what else this board does") from None
     if ended.returncode:

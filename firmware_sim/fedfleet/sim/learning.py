@@ -30,6 +30,8 @@ def check(wanted: Simulation) -> None:
         raise SettingsError(f"unknown engine {wanted.engine!r}; known: {', '.join(ENGINES)}")
     able(wanted.engine, map(parse, wanted.mishaps))
     if wanted.engine == "docker":
+        if wanted.broker != "auto":
+            raise SettingsError("the engine docker has a broker of its own, in a container: leave out --broker")
         docker.require()
     if wanted.engine == GOSSIP:
         gossip.check(wanted)

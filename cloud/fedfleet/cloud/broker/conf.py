@@ -51,6 +51,8 @@ plugin_opt_acl_file {at}/acl
 LIMITS = f"""\
 # a frame of fedfleet has {MAX_HEADER + MAX_BODY:,} bytes at most, its topic some more; 2.0 would take 256 MB
 max_packet_size {PACKET}
+# 2.0 does not look at that by a WebSocket: what is larger goes no further, and nobody else is troubled
+message_size_limit {PACKET - 10_000}
 # on their way to one client at a time: 20 chunks of 64 KiB, then it must acknowledge
 max_inflight_messages 20
 # waiting for one client: an aggregator gets the status of each device at once, and what is over is lost unsaid

@@ -3,7 +3,7 @@
 A broker looks at a certificate when a link begins, so one that was revoked lives on with its link. But MQTT lets one
 link at a time have a client id, and here that is the common name: who connects with a certificate of the same name
 takes the session over, and the broker ends the other link. By then the access list denies the device everything, its
-last will and what it has had retained as well, and the list of revoked certificates keeps it out.
+last will as well, and the list of revoked certificates keeps it out.
 """
 
 from __future__ import annotations

@@ -57,14 +57,13 @@ class Fat:
     def __init__(self, file: int, extent: Extent, name: str) -> None:
         if shutil.which("mcopy") is None:
             raise SettingsError("mtools is not installed, which writes on cards without root: apt install mtools")
-        self._file, self._name = file, name
+        self._file, self._name, self._listed = file, name, list[str]()
         self._drive = f"/proc/self/fd/{file}@@{extent.start}"
         self.cluster = cluster(file, extent, name)
 
     def names(self) -> frozenset[str]:
         """Return the names of all files."""
-        listed = self._run("mdir", "-/", "-b", "-a", "::").decode("utf-8", "replace").splitlines()
-        return frozenset(line.removeprefix("::/") for line in listed if not line.endswith("/"))
+        return frozenset(name.removeprefix("::/") for name in self._list() if not name.endswith("/"))
 
     def free(self) -> int:
         """Return the bytes that are free."""
@@ -78,13 +77,16 @@ class Fat:
     def write(self, name: str, data: bytes) -> None:
         """Replace a file, its folder made."""
         for folder in reversed(PurePosixPath(name).parents[:-1]):
-            if not self._has(folder):
+            if f"::/{folder}/" not in self._list():
                 self._run("mmd", f"::/{folder}")
+                self._listed = []
         self._run("mcopy", "-o", "-", f"::/{name}", data=data)
+        self._listed = []
 
     def remove(self, name: str) -> None:
         """Remove a file that is there."""
         self._run("mdel", f"::/{name}")
+        self._listed = []
 
     def sync(self) -> None:
         """Return when all that was written is on the medium, and forget what is remembered of it."""
@@ -94,8 +96,11 @@ class Fat:
             raise StoreError(f"{self._name} cannot be written: {error.strerror}; try another card") from None
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def _has(self, folder: PurePosixPath) -> bool:
-        return f"::/{folder}/" in self._run("mdir", "-/", "-b", "-a", "::").decode("utf-8", "replace").splitlines()
+    def _list(self) -> list[str]:
+        """All files and folders; asked for once as long as nothing is written."""
+        if not self._listed:
+            self._listed = self._run("mdir", "-/", "-b", "-a", "::").decode("utf-8", "replace").splitlines()
+        return self._listed
 
     def _run(self, command: str, *arguments: str, data: bytes = b"") -> bytes:
         done = subprocess.run(

@@ -28,26 +28,25 @@ class Wanted:
     claim: Claim | None = None
 
     def __post_init__(self) -> None:
-        claim, agent = self.claim, self.agent
-        _require_state(agent, bool(claim))
-        if claim and claim.fleet != agent.fleet:
-            raise SettingsError(
-                f"the claim is for the fleet {claim.fleet}, the settings for {agent.fleet}; make a claim for it"
-            )
-        if claim and claim.device not in ("", agent.device):
-            raise SettingsError(
-                f"the claim is for the device {claim.device}, the settings for {agent.device}; make a claim for it"
-            )
+        require_match(self.agent, self.claim)
 
 
-def _require_state(agent: AgentFile, claimed: bool) -> None:
-    """The board's service may write nowhere else, and `install.sh` refuses other settings when nobody looks on."""
+def require_match(agent: AgentFile, claim: Claim | None) -> None:
+    """Raise SettingsError where settings and claim are not for each other, or `install.sh` would refuse them.
+
+    On a card it would do so when nobody looks on.
+    """
     if not agent.state.startswith(f"{STATE}/"):
         raise SettingsError(f'the service may only write below {STATE}; set state = "{STATE}/state" in the settings')
-    if claimed and agent.claim != CLAIM:
+    if claim is None:
+        if agent.claim:
+            raise SettingsError("the settings want a claim; give it with --claim, from `fedfleet enrol claim`")
+        return
+    if agent.claim != CLAIM:
         raise SettingsError(f'the settings do not take the claim; set claim = "{CLAIM}" in [enrol]')
-    if agent.claim and not claimed:
-        raise SettingsError("the settings want a claim; give it with --claim, from `fedfleet enrol claim`")
+    for kind, ours, theirs in (("fleet", claim.fleet, agent.fleet), ("device", claim.device, agent.device)):
+        if ours not in ("", theirs):
+            raise SettingsError(f"the claim is for the {kind} {ours}, the settings for {theirs}; make a claim for it")
 
 
 def require_ours(system: System, boot: Boot, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from dataclasses import dataclass
@@ -38,7 +39,10 @@ def look(path: Path, root: Path = Path("/")) -> Disk:
         raise SettingsError(f"{path}: {error.strerror}; {ANOTHER}") from None
     if not stat.S_ISBLK(status.st_mode):
         raise SettingsError(f"{path}: not a block device; {ANOTHER}, or use --out for a file")
-    return describe(found.name, root)
+    disk = describe(found.name, root)
+    if not os.access(found, os.R_OK | os.W_OK, effective_ids=True):
+        raise SettingsError(f"{path}: you may not write it; run this with sudo")
+    return disk
 
 
 def describe(name: str, root: Path = Path("/")) -> Disk:

@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]  # what is done, how much of it, of h
 
 
 def size(source: Path) -> int:
-    """Return an image's bytes, unpacked; 0 where its archive does not say. Raises SettingsError.
+    """Return an image's bytes, unpacked; less where its archive does not say all. Raises SettingsError.
 
     An xz archive ends in an index of its blocks (the .xz file format 1.2, 2.1.2 and 4): found from the end by the
     footer's field for it, two numbers of seven bits a byte for each block, the second the unpacked size.

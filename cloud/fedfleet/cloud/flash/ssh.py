@@ -94,7 +94,7 @@ class Link:
     """One connection to a board."""
 
     def __init__(self, host: str, options: Sequence[str]) -> None:
-        self._host = host
+        self.host = host
         self._command = ["ssh", *options, host]
 
     def run(self, script: str, files: Mapping[str, bytes] | None = None, tick: Progress | None = None) -> str:
@@ -134,8 +134,8 @@ class Link:
             return
         lines = [line.strip() for line in wrong.splitlines() if line.strip()] or ["no word why"]
         if code == LOST:
-            raise SettingsError(f"{self._host}: {lines[-1]}; try `ssh {self._host}` by hand first")
-        raise SettingsError(f"{self._host}: {lines[-1].removeprefix('fedfleet: ')}")
+            raise SettingsError(f"{self.host}: {lines[-1]}; try `ssh {self.host}` by hand first")
+        raise SettingsError(f"{self.host}: {lines[-1].removeprefix('fedfleet: ')}")
 
 
 def install(
@@ -179,14 +179,14 @@ def look(link: Link, root: str = "") -> Found:
         )
     except (KeyError, ValueError):
         raise SettingsError(
-            "the board does not answer as Raspberry Pi OS or Debian does: is its login shell a shell?"
+            f"{link.host} does not answer as Raspberry Pi OS or Debian does: is its login shell a shell?"
         ) from None
     if not found.rooted and not root:
         raise SettingsError(
-            "the user there may not become root unasked: log in as root, or allow him sudo without a password"
+            f"{link.host}: its user may not become root unasked: log in as root, or allow sudo without a password"
         )
     if found.free < ROOM:
-        raise SettingsError(f"the board has {found.free >> 10} MiB free and {ROOM >> 10} MiB are needed: make room")
+        raise SettingsError(f"{link.host} has {found.free >> 10} MiB free and {ROOM >> 10} MiB are needed: make room")
     return found
 
 

@@ -50,8 +50,10 @@ def inspect(boot: Boot, name: str, file: int = -1, root: Extent | None = None) -
     if not names >= STOCK:
         raise SettingsError(f"{name}: no {' and '.join(sorted(STOCK - names))} on its boot partition: {NOT_OURS}")
     found = _by_boot(names, boot.read("cmdline.txt") or b"", name)
-    if root is None or shutil.which("debugfs") is None:
+    if root is None:
         return found
+    if _program() is None:
+        return replace(found, how=f"{found.how}; debugfs, which would look into the system, is not installed")
     told = dict(
         re.findall(r'(?m)^(\w+)="?([^"\n]*)', _cat(file, root, "/usr/lib/os-release").decode("utf-8", "replace"))
     )
@@ -70,8 +72,8 @@ def _by_boot(names: frozenset[str], cmdline: bytes, name: str) -> System:
         style, release = "firstrun", "bookworm"
     else:
         raise SettingsError(
-            f"{name}: neither cloud-init's files nor an init=.../firstboot in cmdline.txt: this card has started, or "
-            f"{NOT_OURS}"
+            f"{name}: neither cloud-init's files nor an init=.../firstboot in cmdline.txt: this card has started (use "
+            f"--ssh), or {NOT_OURS}"
         )
     old = sorted(kernel for kernel in ("kernel.img", "kernel7.img", "kernel7l.img") if kernel in names)
     machine, how = (
@@ -96,12 +98,17 @@ def _by_root(found: System, file: int, root: Extent, name: str) -> System:
     return replace(found, machine=machine, python=python, how=f"{PROGRAM} is a program of {32 * elf[4]} bits")
 
 
+def _program() -> str | None:
+    """Where debugfs is; users who are not root do not have its folder in their PATH."""
+    return shutil.which("debugfs", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
 def _cat(file: int, root: Extent, path: str) -> bytes:
     return _debugfs(file, root, f"cat {shlex.quote(path)}")
 
 
 def _debugfs(file: int, root: Extent, request: str) -> bytes:
     """What debugfs prints; nothing where it cannot."""
-    command = ["debugfs", "-R", request, f"/proc/self/fd/{file}?offset={root.start}"]
+    command = [_program() or "debugfs", "-R", request, f"/proc/self/fd/{file}?offset={root.start}"]
     environment = {**os.environ, "DEBUGFS_PAGER": "cat", "PAGER": "cat", "LC_ALL": "C"}
     return subprocess.run(command, capture_output=True, pass_fds=(file,), env=environment, check=False).stdout

@@ -85,7 +85,7 @@ class Desk:
             who = Asked(self._topics.fleet, by, asked.device, asked.group, request.cn, request.key)
             found = decide(who, claim, self._ledger, now)
             if found.outcome != "refused" and found.again is None and claim is not None:
-                self._ledger.ask(by, asked.device, request.key, asked.csr.decode("ascii"), now)
+                self._ledger.ask(by, asked.device, request.key, request.pem, now)
             certificate = found.again
             if found.outcome == "issued" and certificate is None:
                 certificate = self._issue(who, request, found, now)

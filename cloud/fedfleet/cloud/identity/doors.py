@@ -92,7 +92,14 @@ def _desk(pki: Path, settings: AggregatorSettings) -> Iterator[Callable[[], None
     if not settings.broker.tls:
         raise SettingsError("identity.pki needs broker.tls = true: certificates say who a device is")
     with desks.opened(pki, folder.link(pki, folder.read(pki), "enrol", settings.broker)) as found:
-        yield lambda: found.step(0)
+
+        def step() -> None:
+            try:
+                found.step(0)
+            except StoreError as error:  # devices ask again; rounds go on meanwhile
+                log.error("the enrolment desk: %s", error)
+
+        yield step
 
 
 def _nothing() -> None:

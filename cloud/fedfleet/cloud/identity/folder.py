@@ -5,6 +5,7 @@ What others read of it: `docs/identity.md` has the list of files.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedfleet.wire.settings import Broker, load
 from fedfleet.wire.topics import NAME
 
 FLEET, LEDGER = "fleet.toml", "identity.sqlite"
+HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 CA, CA_KEY, CRL, ACL = "ca.pem", "ca.key", "crl.pem", "acl"
 
 
@@ -27,7 +29,8 @@ class Fleet:
 
     def __post_init__(self) -> None:
         require(NAME.fullmatch(self.fleet) is not None, "fleet must be 1 to 36 characters of a-z, 0-9 and -")
-        require(bool(self.hosts) and all(self.hosts), "hosts must name the broker at least once")
+        require(bool(self.hosts), "hosts must name the broker at least once")
+        require(all(map(HOST.fullmatch, self.hosts)), "hosts must be names (in ASCII) and addresses of the broker")
         require(1 <= self.port <= 65535, "port must be 1 to 65535")
 
     @property

@@ -16,11 +16,12 @@ from fedfleet.wire.errors import FrameError
 
 
 class Request(NamedTuple):
-    """The common name, the public key, and that key's SHA-256 (of its DER) in hex."""
+    """The common name, the public key, that key's SHA-256 (of its DER) in hex, and the request alone in PEM."""
 
     cn: str
     public: ec.EllipticCurvePublicKey
     key: str
+    pem: str
 
 
 def opened(csr: bytes) -> Request:
@@ -35,9 +36,14 @@ def opened(csr: bytes) -> Request:
             raise FrameError("the request must have one common name")
         if not found.is_signature_valid:
             raise FrameError("the request is not signed by its own key")
-    except (ValueError, UnsupportedAlgorithm):  # its text is the parser's, and of no help
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.InvalidVersion,
+    ):  # its text is the parser's, and of no help
         raise FrameError("this is no signing request in PEM") from None
-    return Request(names[0].value, public, digest(public))
+    return Request(names[0].value, public, digest(public), found.public_bytes(serialization.Encoding.PEM).decode())
 
 
 def digest(public: ec.EllipticCurvePublicKey) -> str:
