@@ -161,7 +161,8 @@ def back(device: Device, why: str) -> None:
 
 
 def test_a_version_on_trial_passes_by_a_finished_round_and_tidies_up(device: Device) -> None:
-    (device.folder / "slots" / "0.9.0").mkdir()
+    for name in ("0.9.0", ".0.9.1.tmp", "lost+found"):
+        (device.folder / "slots" / name).mkdir()
     device.release("2.0.0")
     device.look()
     device.start("2.0.0")
@@ -175,6 +176,7 @@ def test_a_version_on_trial_passes_by_a_finished_round_and_tidies_up(device: Dev
         "1.0.0",
         "2.0.0",
         "current",
+        "lost+found",
         "previous",
     ]
     device.start("2.0.0")

@@ -134,7 +134,8 @@ class Slots:
         """Remove all slots but the running and the previous one, and what was half-made. Raises StoreError."""
         kept = {self.own, self.link("previous"), self.link("current")}
         for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink() and path.name not in kept:
+            ours = VERSION.fullmatch(path.name) or (path.name.startswith(".") and path.suffix == ".tmp")
+            if ours and path.is_dir() and not path.is_symlink() and path.name not in kept:
                 _remove(path)
 
     def _listed(self, wheel: Wheel) -> bool:
