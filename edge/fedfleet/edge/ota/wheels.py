@@ -17,6 +17,7 @@ MAX_FILES = 20_000  # of one wheel
 MAX_BYTES = 512 * 2**20  # of one wheel, unpacked
 MAX_RECORD = 8 * 2**20
 STEP = 8 * 2**20
+TIMES = 5  # what wheels grow to on the disk, themselves included: a little more than numpy does
 SPARE = 32 * 2**20  # what an update leaves free on the disk
 
 
@@ -76,6 +77,13 @@ def has(name: str, old: Path) -> bool:
         return bool(listed) and all(_sound(old, path, digest) for path, digest in listed)
     except (OSError, ReleaseError, UnicodeDecodeError, csv.Error):
         return False
+
+
+def room(folder: Path, fetched: int) -> None:
+    """Raise StoreError where wheels of `fetched` bytes had better not be fetched: they could not be unpacked."""
+    found = os.statvfs(folder)
+    if fetched and found.f_bavail * found.f_frsize < TIMES * fetched + SPARE:
+        raise StoreError(f"{folder} has no room for a release of {fetched} bytes, unpacked; free the disk")
 
 
 def inside(folder: Path, name: str) -> Path:
