@@ -314,6 +314,25 @@ def test_key_compromise_takes_as_many_keys_as_the_threshold(tmp_path: Path) -> N
     assert trust.root.version == 2
 
 
+def test_key_compromise_a_root_must_be_signed_by_the_old_keys_and_by_its_own(owner: Owner, tmp_path: Path) -> None:
+    trust, mine = Trust(tmp_path / "trust.json", owner.anchor()), keys.make(tmp_path / "mine", "root", 2)
+
+    def mine_alone(signed: Any) -> None:
+        signed.version = 2
+        for keyid in list(signed.roles["root"].keyids):
+            signed.revoke_key(keyid, "root")
+        for key in mine:
+            signed.add_key(key.public_key, "root")
+
+    theirs = owner.signers("root-1", "root-2")
+    for signers in (mine, theirs, [theirs[0], *mine], [*theirs, mine[0]]):
+        with pytest.raises(ReleaseError, match=r"root.json 2 is not signed by enough"):
+            trust.roots(chain([altered(owner.anchor(), mine_alone, signers)]))
+        assert trust.root.version == 1
+    trust.roots(chain([altered(owner.anchor(), mine_alone, [*theirs, *mine])]))
+    assert trust.root.version == 2
+
+
 def test_one_key_under_two_names_counts_once(owner: Owner, tmp_path: Path) -> None:
     value = json.loads(owner.anchor())
     stolen = owner.signers("root-1")[0]

@@ -23,6 +23,9 @@ time.sleep(3600)
 """
 
 
+HOG = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**32, 2**32)); bytearray(2**33)"
+
+
 def changed(name: str, old: str, new: str) -> dict[str, str]:
     """Return a file of the agent with a part of it replaced."""
     text = (EDGE / name).read_text()
@@ -40,6 +43,10 @@ def bad() -> dict[str, tuple[dict[str, str], str]]:
         "crashes": (
             changed("fedfleet/edge/agent.py", "        self._counted_down = 0\n", "        1 / 0\n"),
             "it ended with ZeroDivisionError: division by zero",
+        ),
+        "takes all memory": (
+            changed("fedfleet/edge/agent.py", "        self._counted_down = 0\n", f"        {HOG}\n"),
+            "it ended with MemoryError",
         ),
         "cannot train": (
             changed("fedfleet/edge/worker.py", "import sys\n", "import sys\n\nraise SystemExit('no runtime')\n"),

@@ -14,7 +14,9 @@ from ota.owners import Owner
 
 from fedfleet.edge.ota.slots import Slots, Trial, started
 from fedfleet.edge.ota.trial import Gate, version
+from fedfleet.edge.ota.wheels import TIMES, room
 from fedfleet.wire.chunks import Want
+from fedfleet.wire.errors import StoreError
 from fedfleet.wire.messages import Blob, decode, encode
 from fedfleet.wire.release import Release, outcome, said
 
@@ -86,6 +88,20 @@ def test_a_release_that_is_taken_back_is_not_installed(device: Device) -> None:
     assert device.current == "1.0.0"
 
 
+def test_a_release_that_is_narrowed_is_no_more_said_to_be_fetched(device: Device) -> None:
+    device.release("2.0.0")
+    assert device.look("held") == "2.0.0 fetching"
+    device.publish("2.0.0", groups=("line-9",))
+    assert device.look() == ""
+    assert device.current == "1.0.0"
+
+
+def test_what_could_not_be_unpacked_is_not_fetched(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"has no room for a release of \d+ bytes, unpacked; free the disk"):
+        room(tmp_path, shutil.disk_usage(tmp_path).free // TIMES)
+    room(tmp_path, 1)
+
+
 def test_rubbish_on_the_topic_is_dropped(device: Device) -> None:
     device.hub.publish(TOPICS.release, b"rubbish", True)
     assert device.look() == ""
@@ -109,6 +125,7 @@ def test_a_disk_that_refuses_is_waited_for(device: Device) -> None:
     (device.folder / "slots" / ".2.0.0.tmp").touch()
     device.release("2.0.0")
     assert device.look().startswith("2.0.0 waiting: ")
+    assert len(list((device.folder / "state/release/blobs").iterdir())) >= 4, "all would have to be fetched again"
     (device.folder / "slots" / ".2.0.0.tmp").unlink()
     device.again()
     assert device.current == "2.0.0"
@@ -161,7 +178,8 @@ def back(device: Device, why: str) -> None:
 
 
 def test_a_version_on_trial_passes_by_a_finished_round_and_tidies_up(device: Device) -> None:
-    (device.folder / "slots" / "0.9.0").mkdir()
+    for name in ("0.9.0", ".0.9.1.tmp", "lost+found"):
+        (device.folder / "slots" / name).mkdir()
     device.release("2.0.0")
     device.look()
     device.start("2.0.0")
@@ -175,6 +193,7 @@ def test_a_version_on_trial_passes_by_a_finished_round_and_tidies_up(device: Dev
         "1.0.0",
         "2.0.0",
         "current",
+        "lost+found",
         "previous",
     ]
     device.start("2.0.0")

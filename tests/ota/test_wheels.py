@@ -53,7 +53,7 @@ def test_a_path_that_leaves_the_slot_is_refused(tmp_path: Path, name: str) -> No
         archive.writestr(zipfile.ZipInfo(name), b"2")
     (tmp_path / "a" / "site").mkdir(parents=True)
     with pytest.raises(ReleaseError, match="leaves the slot"):
-        wheels.unpack(tmp_path / "bad.whl", tmp_path / "a" / "site")
+        list(wheels.unpack(tmp_path / "bad.whl", tmp_path / "a" / "site"))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "bad.whl"]
 
 
@@ -88,7 +88,7 @@ def test_what_no_wheel_has_is_refused(tmp_path: Path, fill: Callable[[zipfile.Zi
         fill(archive)
     (tmp_path / "site").mkdir()
     with pytest.raises(ReleaseError, match=why):
-        wheels.unpack(tmp_path / "bad.whl", tmp_path / "site")
+        list(wheels.unpack(tmp_path / "bad.whl", tmp_path / "site"))
     assert list((tmp_path / "site").iterdir()) == []
 
 
@@ -99,7 +99,7 @@ def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
         archive.writestr("a.py", b"2")
     (tmp_path / "site").mkdir()
     with pytest.raises(ReleaseError, match="is there already"):
-        wheels.unpack(tmp_path / "bad.whl", tmp_path / "site")
+        list(wheels.unpack(tmp_path / "bad.whl", tmp_path / "site"))
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"x" * 1000])
@@ -107,7 +107,15 @@ def test_what_is_no_zip_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "bad.whl").write_bytes(data)
     (tmp_path / "site").mkdir()
     with pytest.raises(ReleaseError, match="bad.whl is no wheel"):
-        wheels.unpack(tmp_path / "bad.whl", tmp_path / "site")
+        list(wheels.unpack(tmp_path / "bad.whl", tmp_path / "site"))
+
+
+def test_a_large_wheel_is_unpacked_in_steps(tmp_path: Path) -> None:
+    whole = bytes(range(256)) * (4 * wheels.STEP // 256)
+    path = wheel(tmp_path / "a-1.0-py3-none-any.whl", {"a.bin": whole})
+    (tmp_path / "site").mkdir()
+    assert len(list(wheels.unpack(path, tmp_path / "site"))) == 4
+    assert (tmp_path / "site" / "a.bin").read_bytes() == whole
 
 
 def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
@@ -115,7 +123,7 @@ def test_a_folder_that_takes_no_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "a").touch()
     with pytest.raises((StoreError, ReleaseError), match="site/a"):
-        wheels.unpack(path, tmp_path / "site")
+        list(wheels.unpack(path, tmp_path / "site"))
 
 
 def test_a_wheel_is_taken_over_only_where_every_file_of_it_is_sound(tmp_path: Path) -> None:

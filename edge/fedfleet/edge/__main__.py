@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
         else:
             _run(settings, folder, arguments.settings)
     except FedfleetError as error:
-        gate.got(str(error))
+        if arguments.command is None:
+            gate.got(str(error))
         print(f"fedfleet-agent: {error}", file=sys.stderr)
         sys.exit(2)
 

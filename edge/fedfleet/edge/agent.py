@@ -88,7 +88,7 @@ class Agent:
                 self._rest(error)
         self._updates.step(self._at())
         told, self._told = self._told, (self._updates.said, self._bus.connections)
-        if self._told != told and self._updates.said:  # over a new link as well, whose birth says less
+        if self._told != told and (self._updates.said or told[0]):  # over a new link as well, whose birth says less
             self._say(self._last)
 
     def due(self) -> float:

@@ -111,17 +111,17 @@ class Repository:
 
         Returns what is missing still. Raises SettingsError where `keys` lack those of snapshot or timestamp.
         """
-        root, staged = self.root.signed, self.folder / "staged" / "targets.json"
+        staged = self.folder / "staged" / "targets.json"
         if missing := self._settle_root():
             return missing
-        whole = self.targets
-        if missing := _lacks("targets", whole, self.root.signed):
-            return missing if self.root.signed is root else self.change(whole.signed, keys)
+        whole, root = self.targets, self.root.signed
+        if missing := _lacks("targets", whole, root):
+            return missing if staged.exists() else self.change(whole.signed, keys)
         if staged.exists():
             files.write(self.metadata / f"{whole.signed.version}.targets.json", whole.to_bytes(TEXT))
             self.refresh(keys, whole.signed.version)
             staged.unlink()
-        elif self.root.signed is not root:
+        elif _lacks("snapshot", self._snapshot(), root) or _lacks("timestamp", self._timestamp(), root):
             self.refresh(keys)
         return ""
 
@@ -177,8 +177,10 @@ class Repository:
         return MetaFile.from_data(version, (self.metadata / name).read_bytes(), ["sha256"])
 
     def _snapshot(self) -> Metadata[Snapshot]:
-        timestamp = self._load(self.metadata / "timestamp.json").signed
-        return self._load(self.metadata / f"{timestamp.snapshot_meta.version}.snapshot.json")
+        return self._load(self.metadata / f"{self._timestamp().signed.snapshot_meta.version}.snapshot.json")
+
+    def _timestamp(self) -> Metadata[Timestamp]:
+        return self._load(self.metadata / "timestamp.json")
 
     def _version(self, role: str) -> int:
         """The newest version of a role that was ever signed; 0 for none. A number is never used twice."""

@@ -90,7 +90,7 @@ class Slots:
         return self._listed(wheel) and wheels.has(wheel.name, self.folder / self.own / "site")
 
     def add(self, found: Bundle, release: bytes, blobs: Path) -> Iterator[None]:
-        """Make the slot of a release, from wheels in `blobs` and those there are; a step for each wheel.
+        """Make the slot of a release, from wheels in `blobs` and those there are; a step for each wheel at least.
 
         Nothing of it has its name before all of it is on the disk. Raises ReleaseError, StoreError.
         """
@@ -108,7 +108,7 @@ class Slots:
                 if not (self._listed(wheel) and wheels.take_over(wheel.name, old, temporary / "site")):
                     if files.digest(blobs / wheel.sha256) != wheel.sha256:
                         raise ReleaseError(f"{wheel.name} has rotted on the disk")
-                    wheels.unpack(blobs / wheel.sha256, temporary / "site")
+                    yield from wheels.unpack(blobs / wheel.sha256, temporary / "site")
                 yield
             (temporary / FILE).write_bytes(release)
             os.sync()
@@ -134,7 +134,8 @@ class Slots:
         """Remove all slots but the running and the previous one, and what was half-made. Raises StoreError."""
         kept = {self.own, self.link("previous"), self.link("current")}
         for path in self.folder.iterdir():
-            if path.is_dir() and not path.is_symlink() and path.name not in kept:
+            ours = VERSION.fullmatch(path.name) or (path.name.startswith(".") and path.suffix == ".tmp")
+            if ours and path.is_dir() and not path.is_symlink() and path.name not in kept:
                 _remove(path)
 
     def _listed(self, wheel: Wheel) -> bool:

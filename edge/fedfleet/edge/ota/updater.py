@@ -17,11 +17,12 @@ from fedfleet.edge.ota.metadata import BOUNDS, Targets
 from fedfleet.edge.ota.slots import Slots
 from fedfleet.edge.ota.trial import Gate
 from fedfleet.edge.ota.trust import MAX_ROOTS, Trust, wall
+from fedfleet.edge.ota.wheels import room
 from fedfleet.wire import files
 from fedfleet.wire.bus import Bus
 from fedfleet.wire.errors import FedfleetError, FrameError, ReleaseError, StoreError, TooLarge
 from fedfleet.wire.messages import Blob, decode
-from fedfleet.wire.release import Release, said
+from fedfleet.wire.release import Release, outcome, said
 from fedfleet.wire.topics import Topics
 
 log = logging.getLogger("fedfleet.agent")
@@ -115,7 +116,10 @@ class Updater:
             return
         self._release, self._way, self._ready, self._wanted = release, None, None, None
         self._fetcher.cancel()
-        if release is not None and release.calls(self._device, self._tags):
+        if release is None or not release.calls(self._device, self._tags):
+            if outcome(self.said)[1] in ("fetching", "waiting"):
+                self.said = ""
+        else:
             self._due, self._way = 0.0, self._path(release)
             if not self._gate.on:
                 failed = self._slots.failed
@@ -149,9 +153,9 @@ class Updater:
         data = self._read(chosen.release)
         found = bundle(data, chosen)
         if self._slots.release(found.version) != data:
-            for wheel in found.wheels:
-                if not self._slots.has(wheel):
-                    yield wheel.blob
+            lacking = [wheel.blob for wheel in found.wheels if not self._slots.has(wheel)]
+            room(self._folder, sum(blob.size for blob in lacking if not here(self._folder / "blobs", blob)))
+            yield from lacking
             log.info("version %s has come and is signed; unpacking it", found.version)
             for _ in self._slots.add(found, data, self._folder / "blobs"):
                 yield None
@@ -188,16 +192,18 @@ class Updater:
         assert self._release is not None
         if why:
             log.warning("release %s: %s: %s", self._release.version, word, why)
-        self._conclude_as(said(self._release.version, word, str(why)))
+        self._conclude_as(said(self._release.version, word, str(why)), keep=word == "waiting")
         if why:
             self._due, self._way = self._clock() + AGAIN, self._path(self._release)
 
-    def _conclude_as(self, text: str) -> None:
+    def _conclude_as(self, text: str, *, keep: bool = False) -> None:
+        """Be done with the release for now; what was fetched of it may be worth to `keep`."""
         if not self._gate.on:
             self.said = text
         self._way = self._ready = self._wanted = None
         self._fetcher.cancel()
-        self._forget()
+        if not keep:
+            self._forget()
 
     def _back(self) -> str:
         failed = self._slots.failed

@@ -6,9 +6,9 @@ import base64
 import csv
 import hashlib
 import os
-import shutil
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from fedfleet.wire.errors import ReleaseError, StoreError
@@ -16,20 +16,32 @@ from fedfleet.wire.errors import ReleaseError, StoreError
 MAX_FILES = 20_000  # of one wheel
 MAX_BYTES = 512 * 2**20  # of one wheel, unpacked
 MAX_RECORD = 8 * 2**20
+STEP = 8 * 2**20
+TIMES = 5  # what wheels grow to on the disk, themselves included: a little more than numpy does
 SPARE = 32 * 2**20  # what an update leaves free on the disk
 
 
-def unpack(wheel: Path, site: Path) -> None:
-    """Unpack `wheel` into `site`: files and folders that stay in it, none twice. Raises ReleaseError, StoreError."""
+def unpack(wheel: Path, site: Path) -> Iterator[None]:
+    """Unpack `wheel` into `site`: files and folders that stay in it, none twice; a step for some MiB, which are synced.
+
+    A small board takes a minute for a large wheel, and its watchdog no more. Raises ReleaseError, StoreError.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive:
             members = [entry for entry in archive.infolist() if not entry.is_dir()]
             _bounded(wheel.name, members, site)
+            written = 0
             for entry in members:
                 path = inside(site, entry.filename)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with archive.open(entry) as source, path.open("xb") as file:
-                    shutil.copyfileobj(source, file, 2**16)
+                    while part := source.read(2**16):
+                        file.write(part)
+                        written += len(part)
+                        if written >= STEP:
+                            os.fsync(file.fileno())
+                            written = 0
+                            yield
     except FileExistsError as error:
         raise ReleaseError(f"{wheel.name}: {error.filename} is there already") from None
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -65,6 +77,13 @@ def has(name: str, old: Path) -> bool:
         return bool(listed) and all(_sound(old, path, digest) for path, digest in listed)
     except (OSError, ReleaseError, UnicodeDecodeError, csv.Error):
         return False
+
+
+def room(folder: Path, fetched: int) -> None:
+    """Raise StoreError where wheels of `fetched` bytes had better not be fetched: they could not be unpacked."""
+    found = os.statvfs(folder)
+    if fetched and found.f_bavail * found.f_frsize < TIMES * fetched + SPARE:
+        raise StoreError(f"{folder} has no room for a release of {fetched} bytes, unpacked; free the disk")
 
 
 def inside(folder: Path, name: str) -> Path:
