@@ -15,7 +15,8 @@ LOCK := $(UV) pip compile --quiet --upgrade --universal --generate-hashes --no-a
 ROOMS := $(CURDIR)/edge:$(CURDIR)/cloud:$(CURDIR)/models:$(CURDIR)/firmware_sim
 TFF_TESTS := tests/wire tests/models tests/cloud tests/edge/test_corrupt.py tests/sim/test_tff.py tests/sim/test_tff_parity.py
 
-.PHONY: help demo sim-tff test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds check
+.PHONY: help demo fleet sim-tff test test-main test-tff test-arm test-cross test-corrupt test-kill test-seeds test-docker \
+	test-board check
 .PHONY: bench-parity bench-step bench-footprint bench-codecs bench-strategies bench-attacks bench-storm bench-transport \
 	bench-aggregate bench-async bench-round bench-virtual bench-combine bench-refine format lock clean
 
@@ -26,6 +27,10 @@ demo: ## Eight devices learn handwriting over MQTT, from nothing, in about a min
 	@echo "fedfleet demo: real digits, 8 devices, FedAvg over MQTT; the first time installs into $(VENV)"
 	@$(MAKE) -s --no-print-directory $(VENV)/sim.stamp
 	@$(BIN)/fedfleet simulate $(ARGS)
+
+fleet: ## The demo's fleet with a container for each device (needs Docker)
+	@$(MAKE) -s --no-print-directory $(VENV)/sim.stamp
+	@$(BIN)/fedfleet simulate --engine docker --devices 8 $(ARGS)
 
 test: test-main test-tff ## The whole suite, in both environments
 
@@ -67,6 +72,12 @@ test-seeds: $(VENV)/dev.stamp ## A thousand virtual federations with all faults 
 test-corrupt: ## A thousand damaged programs under each runtime: none takes the agent down
 	@CORRUPT=1000 $(MAKE) --no-print-directory test-main ARGS="-q tests/edge/test_corrupt.py"
 	@CORRUPT=1000 $(MAKE) --no-print-directory test-tff TFF_TESTS=tests/edge/test_corrupt.py ARGS=-q
+
+test-docker: $(VENV)/dev.stamp ## Images, a fleet in containers, one cut off, one out of memory, compose.yaml as it stands (needs Docker)
+	@PYTHONPATH=tests $(BIN)/python -m docker.prove $(ARGS)
+
+test-board: $(VENV)/sim.stamp ## A flashed card boots under QEMU, enrols by itself and trains, through power and link cuts (root, minutes)
+	@PYTHONPATH=tests $(BIN)/python -m qemu.prove $(ARGS)
 
 check: $(VENV)/dev.stamp ## Lint, types, floors and house limits, in seconds
 	$(BIN)/ruff check .
@@ -130,7 +141,7 @@ lock: .venv-lock/uv.stamp ## Pin all dependencies anew, one lock per deployment 
 	$(filter-out --universal,$(LOCK)) tests/requirements-tff.txt -o tests/lock-tff.txt
 
 clean: ## Remove environments, caches and runs
-	rm -rf .venv .venv-tff .venv-lock .arm runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
+	rm -rf .venv .venv-tff .venv-lock .arm .board runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
 
 $(VENV)/bin/python:
 	@if [ -z "$(PYTHON)" ]; then echo "fedfleet needs Python 3.11, 3.12 or 3.13; none was found on PATH"; exit 2; fi

@@ -31,7 +31,7 @@ def tools(folder: Path) -> str:
 
 
 def test_the_readme_has_what_this_test_expects() -> None:
-    assert len(SHELL) == 3
+    assert len(SHELL) == 4
     assert "demo" in MAKE
 
 
@@ -53,6 +53,9 @@ def test_the_commands_work_as_printed(number: int, tmp_path: Path) -> None:
         assert "done: the trained model is in" in result.stdout
         accuracy = float(re.findall(r"round 10 closed: 2 of 2 .* accuracy ([\d.]+)", result.stdout)[0])
         assert accuracy > 0.95
+    elif "pki init" in block:
+        assert "result board=bookworm64" in result.stdout
+        assert (tmp_path / "examples" / "pumps" / "pump-3.pem").stat().st_mode & 0o077 == 0
     else:
         runs = re.findall(r"^fedfleet (?:simulate|train|compare)(?! --help)", block, re.MULTILINE)
         assert len(re.findall(r"^result ", result.stdout, re.MULTILINE)) == len(runs) >= 4
