@@ -99,6 +99,32 @@ def revoke(
         print(each)
 
 
+@app.command(epilog=f"{EXAMPLE}renew pki\n\nfedfleet pki renew pki --broker mqtt.example.com,10.0.0.5")
+def renew(
+    pki: Pki,
+    broker: Annotated[
+        str, typer.Option(help="New names and addresses of the broker, by commas; else those it has.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Renew the certificates of the broker and the cloud, which last five years. Devices renew theirs themselves."""
+    hosts = tuple(host.strip() for host in broker.split(",")) if broker else ()
+    with needs("cloud"):
+        from fedfleet.cloud.identity import renew as renewing
+
+        try:
+            made = renewing.renew(pki, time.time(), hosts)
+        except Mismatch as error:
+            raise SettingsError(str(error)) from None
+        left = renewing.told(pki)
+    if as_json:
+        print(json.dumps({"renewed": made, "left": left}, indent=1))
+        return
+    print(f"renewed in {pki}: {', '.join(made)}; their keys are as they were")
+    for each in left or ["the broker reads its own anew; who runs with another takes it up with the next link"]:
+        print(each)
+
+
 def facts(certificate: Certificate) -> dict[str, Any]:
     """Return what is told of a certificate, times in UTC."""
     state = "revoked" if certificate.revoked else "expired" if certificate.ends <= time.time() else "valid"

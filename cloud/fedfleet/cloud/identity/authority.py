@@ -103,7 +103,7 @@ def made(fleet: str, now: float) -> Authority:
 def read(chain: Path, key: Path, now: float) -> Authority:
     """Return the authority of these two files; raises SettingsError where it cannot sign for a fleet, and says why."""
     require_clock(now)
-    found = Authority(_certificates(chain), _key(key))
+    found = Authority(_certificates(chain), private(key))
     issuer = found.chain[0]
     if _bytes(issuer.public_key()) != _bytes(found.key.public_key()):
         raise SettingsError(
@@ -141,6 +141,21 @@ def key_pem(key: Private) -> bytes:
     """Return a private key as PKCS#8, PEM, without a passphrase."""
     way = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return key.private_bytes(*way)
+
+
+def private(path: Path) -> Private:
+    """Return the private key in a file; raises SettingsError."""
+    try:
+        found = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except TypeError:
+        raise SettingsError(f"{path} has a passphrase; take it off by `openssl pkey -in {path} -out ...`") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise SettingsError(f"{path} must hold a private key in PEM") from None
+    if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise SettingsError(f"{path}: a key must be EC or RSA")
+    return found
 
 
 def pem(certificate: x509.Certificate) -> bytes:
@@ -183,20 +198,6 @@ def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
     if not isinstance(found[0].public_key(), ec.EllipticCurvePublicKey | rsa.RSAPublicKey):
         raise SettingsError(f"{path}: an authority's key must be EC or RSA")
     return tuple(found)
-
-
-def _key(path: Path) -> Private:
-    try:
-        found = serialization.load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except TypeError:
-        raise SettingsError(f"{path} has a passphrase; take it off by `openssl pkey -in {path} -out ...`") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise SettingsError(f"{path} must hold a private key in PEM") from None
-    if not isinstance(found, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
-        raise SettingsError(f"{path}: an authority's key must be EC or RSA")
-    return found
 
 
 def _may_sign(certificate: x509.Certificate) -> bool:

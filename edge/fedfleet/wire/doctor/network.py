@@ -41,7 +41,9 @@ NOT_TLS = Cause(
 NOT_OURS = Cause(
     "tls-foreign", "the broker's certificate is of an authority not known here", "set broker.ca to its authority's"
 )
-ENDED = Cause("tls-expired", "the broker's certificate has expired", "renew the broker's certificate")
+ENDED = Cause(
+    "tls-expired", "the broker's certificate has expired", "renew the broker's certificate: fedfleet pki renew"
+)
 EARLY = Cause(
     "tls-not-yet", "the broker's certificate is not yet valid", "set the broker's clock, and have it made anew"
 )
