@@ -37,7 +37,7 @@ class Serving:
             raise StoreError(f"{repo / 'blobs'} cannot be made: {error.strerror}") from None
         self._blobs = Blobs(repo / "blobs")
         self._outbox = Outbox(bus, topics, self._blobs, clock)
-        self._seen: tuple[bytes, bytes] | None = None
+        self._seen: tuple[bytes, bytes, int] | None = None
         self._looked = -EVERY
         self._there = [
             Blob(path.name, path.stat().st_size) for path in (repo / "blobs").iterdir() if path.stat().st_size
@@ -63,10 +63,11 @@ class Serving:
             log.warning("releases: %s", error)
 
     def _look(self) -> None:
-        seen = tuple(_content(self._repo / name) for name in ("published.json", "metadata/timestamp.json"))
-        if seen == self._seen or not seen[0]:
+        what, when = (_content(self._repo / name) for name in ("published.json", "metadata/timestamp.json"))
+        seen = (what, when, len(roots(self._repo)))  # new keys of root alone need no new timestamp
+        if seen == self._seen or not what:
             return
-        self._seen = seen[0], seen[1]
+        self._seen = seen
         message, needed = self._release()
         for blob in needed:
             self._outbox.put(blob)
