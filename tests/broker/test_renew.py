@@ -16,6 +16,10 @@ from processes import until
 from fedfleet.wire.errors import BusDown
 from fedfleet.wire.mqtt import MqttBus
 
+# paho leaves the socket of a handshake that failed to the garbage collector
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
 ALL = ("broker", "cloud", "enrol", "operator")
 
 
