@@ -138,7 +138,7 @@ def names(disk: Path) -> set[str]:
 
 def bundle(folder: Path, release: str = "bookworm", bits: int = 64, **more: bytes) -> Path:
     """A bundle of wheels that are none, for a kind of board."""
-    wheels = {f"thing-1.0-{name}.whl": name.encode() * 1000 for name in ("one", "two")} | more
+    wheels = {f"thing-1.0-{name}-none-any.whl": name.encode() * 1000 for name in ("one", "two")} | more
     listed = [
         {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in wheels.items()
     ]

@@ -181,7 +181,7 @@ def test_the_image_itself_is_not_written_over(here: Path, images: Images) -> Non
 
 def test_no_room_on_the_boot_partition_is_seen_before_anything_is_written(here: Path, images: Images) -> None:
     disk = cards.copy(images(), here / "card.img")
-    cards.bundle(here / "bundle", **{"large.whl": os.urandom(cards.BOOT * MIB)})
+    cards.bundle(here / "bundle", **{"large-1.0-py3-none-any.whl": os.urandom(cards.BOOT * MIB)})
     words = r"[0-9,]+ bytes are free on the boot partition and [0-9,]+ are needed; take a fresh image"
     refused("--boot", disk, words=words)
     refused("--image", images(), "--out", "other.img", words=words)
@@ -325,13 +325,15 @@ def test_what_another_program_has_set_is_not_lost_without_a_word(
 
 def test_bundles(here: Path) -> None:
     told = json.loads((here / "bundle/release.json").read_text())
-    (here / "bundle/wheels/thing-1.0-one.whl").write_bytes(b"other")
-    refused("--boot", "x", words="thing-1.0-one.whl: not the file that release.json names; make the bundle again")
-    (here / "bundle/wheels/thing-1.0-one.whl").unlink()
-    refused("--boot", "x", words="thing-1.0-one.whl: cannot be read: No such file.*; make the bundle again")
+    (here / "bundle/wheels/thing-1.0-one-none-any.whl").write_bytes(b"other")
+    refused(
+        "--boot", "x", words="thing-1.0-one-none-any.whl: not the file that release.json names; make the bundle again"
+    )
+    (here / "bundle/wheels/thing-1.0-one-none-any.whl").unlink()
+    refused("--boot", "x", words="thing-1.0-one-none-any.whl: cannot be read: No such file.*; make the bundle again")
     told["wheels"][0]["name"] = "../../etc/passwd"
     (here / "bundle/release.json").write_text(json.dumps(told))
-    refused("--boot", "x", words="'../../etc/passwd' is no file name")
+    refused("--boot", "x", words="'../../etc/passwd' is no name of a wheel")
     (here / "bundle/release.json").write_text("{")
     refused("--boot", "x", words="release.json: .*; make the bundle again")
     (here / "bundle/release.json").unlink()

@@ -14,9 +14,9 @@ from ota.devices import AGENT, Device
 from ota.owners import Owner
 
 from fedfleet.edge.ota import wheels
-from fedfleet.edge.ota.choice import Bundle, Wheel
 from fedfleet.edge.ota.slots import Slots
 from fedfleet.wire import files
+from fedfleet.wire.bundle import Bundle, Wheel
 from fedfleet.wire.errors import ReleaseError, StoreError
 
 

@@ -3,49 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedfleet.cloud.bundle import agent, lock, parts, wheels
 from fedfleet.cloud.bundle.boards import Board
 from fedfleet.wire import files
+from fedfleet.wire.bundle import FILE, Bundle, Wheel
 from fedfleet.wire.errors import SettingsError, StoreError
 
-RELEASE = "release.json"
 
-
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel of a release; `size` in bytes."""
-
-    name: str
-    sha256: str
-    size: int
-
-
-@dataclass(frozen=True)
-class Release:
-    """What `release.json` says."""
-
-    version: str
-    python: str
-    machine: str
-    wheels: tuple[Wheel, ...]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all wheels."""
-        return sum(wheel.size for wheel in self.wheels)
-
-    def text(self) -> bytes:
-        """The file's bytes, the same for the same release."""
-        return (json.dumps(asdict(self), indent=1) + "\n").encode()
-
-
-def make(board: Board, out: Path, folder: Path | None = None, version: str = "") -> Release:
+def make(board: Board, out: Path, folder: Path | None = None, version: str = "") -> Bundle:
     """Make the bundle of `board` in `out`, which a bundle that is there makes way for.
 
     Others' wheels come from `folder`, else from the cache or by pip. `version` stands for that which is installed.
@@ -66,7 +35,7 @@ def make(board: Board, out: Path, folder: Path | None = None, version: str = "")
     return release
 
 
-def _fill(made: Path, board: Board, version: str, found: list[Path]) -> Release:
+def _fill(made: Path, board: Board, version: str, found: list[Path]) -> Bundle:
     (made / "wheels").mkdir(parents=True)
     made.chmod(0o755)
     files.write(made / "wheels" / agent.file_name(version), agent.wheel(version))
@@ -75,8 +44,8 @@ def _fill(made: Path, board: Board, version: str, found: list[Path]) -> Release:
     for name, mode in parts.SCRIPTS.items():
         shutil.copyfile(parts.script(name), made / name)
         (made / name).chmod(mode)
-    release = Release(version, board.python, board.machine, tuple(map(_wheel, sorted((made / "wheels").iterdir()))))
-    files.write(made / RELEASE, release.text())
+    release = Bundle(version, board.python, board.machine, tuple(map(_wheel, sorted((made / "wheels").iterdir()))))
+    files.write(made / FILE, release.text())
     return release
 
 
@@ -99,9 +68,9 @@ def _check_out(out: Path) -> None:
     if not out.is_dir():
         raise SettingsError(f"{out} is a file: name a folder with --out")
     names = {path.name for path in out.iterdir()}
-    if names and RELEASE not in names:
+    if names and FILE not in names:
         raise SettingsError(f"{out} is there and is no bundle: name another folder with --out")
-    if foreign := names - {RELEASE, "wheels", *parts.SCRIPTS}:
+    if foreign := names - {FILE, "wheels", *parts.SCRIPTS}:
         raise SettingsError(
             f"{out} holds {min(foreign)}, which would be lost: move it, or name another folder with --out"
         )

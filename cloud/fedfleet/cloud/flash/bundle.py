@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfleet.cloud.bundle.make import RELEASE, Release, Wheel
 from fedfleet.cloud.flash.system import System
+from fedfleet.wire.bundle import FILE, Bundle, Wheel, parse
 from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.record import Mismatch, build
+from fedfleet.wire.record import Mismatch
 
 MAX_FILE = 128 * 2**20
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
@@ -24,10 +23,10 @@ NO_RUNTIME = (
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A release and the files of its folder by their names, `wheels/...` among them."""
+class Loaded:
+    """A bundle and the files of its folder by their names, `wheels/...` among them."""
 
-    release: Release
+    release: Bundle
     files: dict[str, bytes]
 
     def require_fit(self, system: System) -> None:
@@ -42,22 +41,20 @@ class Bundle:
             )
 
 
-def load(folder: Path) -> Bundle:
+def load(folder: Path) -> Loaded:
     """Return the bundle in `folder`; raises SettingsError where a file is missing, damaged or too large."""
-    if not (folder / RELEASE).is_file():
+    if not (folder / FILE).is_file():
         raise SettingsError(f"{folder}: no release.json in it, so it is no bundle; {REMAKE}")
     try:
-        release = build(Release, json.loads(_read(folder / RELEASE)), strict=False)
-    except (ValueError, Mismatch) as error:
-        raise SettingsError(f"{folder / RELEASE}: {error}; {REMAKE}") from None
+        release = parse(_read(folder / FILE))
+    except Mismatch as error:
+        raise SettingsError(f"{folder / FILE}: {error}; {REMAKE}") from None
     top = sorted(file for file in folder.iterdir() if file.is_file() and file.name not in OWN)
     wheels = {f"wheels/{wheel.name}": _wheel(folder / "wheels" / wheel.name, wheel) for wheel in release.wheels}
-    return Bundle(release, wheels | {file.name: _read(file) for file in top if NAME.fullmatch(file.name)})
+    return Loaded(release, wheels | {file.name: _read(file) for file in top if NAME.fullmatch(file.name)})
 
 
 def _wheel(path: Path, wheel: Wheel) -> bytes:
-    if NAME.fullmatch(wheel.name) is None:
-        raise SettingsError(f"{path.parent.parent / RELEASE}: {wheel.name!r} is no file name; {REMAKE}")
     data = _read(path)
     if len(data) != wheel.size or hashlib.sha256(data).hexdigest() != wheel.sha256:
         raise SettingsError(f"{path}: not the file that release.json names; {REMAKE}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fedfleet.cloud.flash import cloudinit, firstrun
 from fedfleet.cloud.flash.agentfile import AgentFile
 from fedfleet.cloud.flash.boot import Boot
-from fedfleet.cloud.flash.bundle import Bundle
+from fedfleet.cloud.flash.bundle import Loaded
 from fedfleet.cloud.flash.claim import Claim
 from fedfleet.cloud.flash.owner import Owner
 from fedfleet.cloud.flash.system import System
@@ -22,7 +22,7 @@ CLAIM = f"{STATE}/claim.pem"
 class Wanted:
     """What a card is to carry. A device whose certificates come another way has no claim."""
 
-    bundle: Bundle
+    bundle: Loaded
     agent: AgentFile
     owner: Owner
     claim: Claim | None = None

@@ -19,7 +19,7 @@ from pathlib import Path
 from fedfleet.cloud.bundle.boards import BOARDS, Board, board
 from fedfleet.cloud.bundle.make import make
 from fedfleet.cloud.flash import bundle as bundles
-from fedfleet.cloud.flash.bundle import Bundle
+from fedfleet.cloud.flash.bundle import Loaded
 from fedfleet.cloud.flash.image import Progress
 from fedfleet.wire.errors import SettingsError
 
@@ -190,7 +190,7 @@ def look(link: Link, root: str = "") -> Found:
     return found
 
 
-def _bundle(found: Found, folder: Path | None) -> Bundle:
+def _bundle(found: Found, folder: Path | None) -> Loaded:
     """The bundle in `folder`, if it fits; without one, that which does, made now."""
     if folder is None:
         with tempfile.TemporaryDirectory() as name:

@@ -2,56 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
 
-from fedfleet.cloud.releases.published import FILE
 from fedfleet.cloud.releases.repository import Repository
 from fedfleet.wire import files
+from fedfleet.wire.bundle import FILE, Bundle, parse
 from fedfleet.wire.errors import DataError, SettingsError
-from fedfleet.wire.messages import VERSION
-from fedfleet.wire.record import Mismatch, build, require
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel of a bundle."""
-
-    name: str
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        require(Path(self.name).name == self.name and self.name.endswith(".whl"), f"{self.name!r} is no wheel's name")
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """`release.json` of a bundle."""
-
-    version: str
-    python: str
-    machine: str
-    wheels: tuple[Wheel, ...]
-
-    def __post_init__(self) -> None:
-        require(VERSION.fullmatch(self.version) is not None, "version must be 1 to 36 characters, first a digit")
-        require("/" not in self.machine + self.python, "machine and python must be words")
+from fedfleet.wire.record import Mismatch
 
 
 def read(folder: Path) -> Bundle:
     """Return what a bundle says of itself, every wheel compared with that. Raises DataError."""
     try:
-        found = build(Bundle, json.loads((folder / FILE).read_bytes()), strict=False)
+        found = parse((folder / FILE).read_bytes())
         for wheel in found.wheels:
             path = folder / "wheels" / wheel.name
             if path.stat().st_size != wheel.size or files.digest(path) != wheel.sha256:
                 raise DataError(f"{path} is not what {FILE} says; make the bundle again")
-    except (OSError, ValueError, Mismatch) as error:
+    except (OSError, Mismatch) as error:
         raise DataError(f"{folder} is no bundle that can be read: {error}; see fedfleet bundle") from None
     return found
 

@@ -20,8 +20,6 @@ from fedfleet.wire.errors import SettingsError, StoreError
 from fedfleet.wire.messages import VERSION, Blob
 from fedfleet.wire.record import Mismatch, build, plain, require
 
-FILE = "release.json"
-
 
 @dataclass(frozen=True)
 class Published:

@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 from dataclasses import dataclass
 
 from fedfleet.edge.ota.metadata import File, Kind, Targets
+from fedfleet.wire.bundle import FILE, MAX_FILE, Bundle, parse
 from fedfleet.wire.errors import ReleaseError
-from fedfleet.wire.messages import VERSION, Blob
-from fedfleet.wire.record import Mismatch, build, require
-
-FILE = "release.json"
-MAX_FILE = 64 * 1024
-MAX_WHEELS = 32
-WHEEL = re.compile(r"[A-Za-z0-9_.]{1,80}-[A-Za-z0-9_.+!]{1,40}(-[A-Za-z0-9_.]{1,120}){3,4}\.whl")
-
-
-@dataclass(frozen=True)
-class Wheel:
-    """A wheel of a release."""
-
-    name: str
-    sha256: str
-    size: int
-
-    def __post_init__(self) -> None:
-        require(WHEEL.fullmatch(self.name) is not None, f"{self.name[:80]!r} is no name of a wheel")
-        _ = self.blob
-
-    @property
-    def blob(self) -> Blob:
-        """What to fetch."""
-        return Blob(self.sha256, self.size)
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """`release.json`: what a slot is made of."""
-
-    version: str
-    python: str
-    machine: str
-    wheels: tuple[Wheel, ...]
-
-    def __post_init__(self) -> None:
-        require(VERSION.fullmatch(self.version) is not None, "version must be 1 to 36 characters, first a digit")
-        require(1 <= len(self.wheels) <= MAX_WHEELS, f"a release has 1 to {MAX_WHEELS} wheels")
-        require(len({wheel.name for wheel in self.wheels}) == len(self.wheels), "a wheel is named twice")
+from fedfleet.wire.messages import Blob
+from fedfleet.wire.record import Mismatch, require
 
 
 @dataclass(frozen=True)
@@ -114,12 +75,11 @@ def known(listed: Targets, version: str, here: Board) -> tuple[Blob, int] | None
 def bundle(data: bytes, chosen: Chosen) -> Bundle:
     """Return what is in the `release.json` of `chosen`, every wheel of it a signed target. Raises ReleaseError."""
     try:
-        found = build(Bundle, json.loads(data), strict=False)
-        kind = chosen.kind
+        found, kind = parse(data), chosen.kind
         same = (found.version, found.machine, found.python) == (kind.version, kind.machine, kind.python)
         require(same, f"{FILE} says that it is {found.version} for {found.machine} with Python {found.python}")
         for wheel in found.wheels:
             require(chosen.files.get(wheel.name) == wheel.blob, f"{wheel.name} is not among the signed files")
-    except (ValueError, RecursionError) as error:
+    except Mismatch as error:
         raise ReleaseError(str(error)) from None
     return found

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedfleet.edge.ota import wheels
-from fedfleet.edge.ota.choice import FILE, Bundle, Wheel
 from fedfleet.wire import files
+from fedfleet.wire.bundle import FILE, Bundle, Wheel
 from fedfleet.wire.errors import ReleaseError, StoreError
 from fedfleet.wire.messages import VERSION
 from fedfleet.wire.record import Mismatch, build, plain
