@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from brokers import free_port
 from processes import environment, until
 
 from fedfleet.cloud import fleet
@@ -84,7 +83,7 @@ class Cloud:
     """Authority, broker, aggregator and native devices in one folder; closed, all of them are gone."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.port, self.pki = folder, free_port(), folder / "pki"
+        self.folder, self.port, self.pki = folder, brokers.free_port(), folder / "pki"
         self._running = dict[str, subprocess.Popen[bytes]]()
 
     def __enter__(self) -> Cloud:

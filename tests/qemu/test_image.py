@@ -31,6 +31,14 @@ def test_without_its_tools_it_says_so_in_one_line_and_builds_nothing(tmp_path: P
     assert not (tmp_path / "kept").exists()
 
 
+def test_the_proof_needs_no_more_than_what_runs_a_simulation() -> None:
+    variables = environment()
+    variables["PYTHONPATH"] += f":{roots.ROOT / 'tests'}"
+    code = "import sys, qemu.prove; print(sorted({'pytest', 'hypothesis', 'tensorflow'} & set(sys.modules)))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables, check=True)
+    assert said.stdout.strip() == "[]"
+
+
 @pytest.mark.skipif(not all(map(shutil.which, image.TOOLS)), reason="not all tools are installed")
 def test_only_building_an_image_needs_root() -> None:
     image.check(built=True, root=False)
