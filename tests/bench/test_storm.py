@@ -13,6 +13,8 @@ from brokers import needs_mosquitto
 from crowd import CROWDS
 from processes import ROOT, environment
 
+from fedfleet.cloud.broker import server
+
 SCRIPT = ROOT / "benchmarks" / "storm.py"
 
 
@@ -65,7 +67,7 @@ def test_what_cannot_be_measured_is_one_line() -> None:
 def test_a_broker_that_is_not_installed_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(storm.brokers, "SBIN", "")
+    monkeypatch.setattr(server, "SBIN", "")
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "argv", ["storm.py"])
     with pytest.raises(SystemExit):

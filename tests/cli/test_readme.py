@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from processes import ROOT, environment
 
-from fedfleet.sim.brokers import SBIN, mosquitto
+from fedfleet.cloud.broker.server import SBIN
+from fedfleet.sim.brokers import mosquitto
 
 BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 SHELL = [block for block in BLOCKS if not block.startswith("make ")]

@@ -107,9 +107,10 @@ def test_it_stays_near_the_model(both: tuple[Compiled, Compiled], run: Any) -> N
 
 def test_a_runtime_without_its_delegate_gives_the_same(both: tuple[Compiled, Compiled], run: Any) -> None:
     """Boards without XNNPACK unpack the levels with the plain kernel."""
-    module = __import__(runtime.Interpreter.__module__, fromlist=["OpResolverType"])
+    interpreter = runtime.runtime()
+    module = __import__(interpreter.__module__, fromlist=["OpResolverType"])
     plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
-    slow = runtime.Interpreter(model_content=both[1].program, experimental_op_resolver_type=plain)
+    slow = interpreter(model_content=both[1].program, experimental_op_resolver_type=plain)
     batch, moved = audit.examples(both[1]), []
     for functions in (run(both[1]), {name: slow.get_signature_runner(name) for name in slow.get_signature_list()}):
         functions["set"](weights=both[1].weights)

@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from arm import roots
+from processes import until
 from qemu import card, cloud, image
 from qemu.cloud import GUEST, Cloud
 from qemu.image import Release
@@ -35,6 +36,7 @@ UNIT = "/etc/systemd/system/fedfleet-agent.service"
 EXPOSURE = 2.0  # of 10, by `systemd-analyze security`; a unit without a sandbox has 9.6
 ROUNDS = 3
 PATIENCE = 600.0
+FED = 200.0  # seconds; the agent feeds its watchdog every 45
 ABSENCE = 300.0
 
 
@@ -86,6 +88,7 @@ def prove(release: Release, folder: Path) -> dict[str, object]:
             fleet.start(others)
             first_boot(fleet, board, figures)
             cuts(fleet, board, figures)
+            until(lambda: len({each["fed"] for each in board.reports()} - {"0"}) > 1, FED)
             watched(board)
             board.off()
         left(disk, figures)

@@ -21,7 +21,6 @@ from fedfleet.wire.errors import BusDown, SettingsError
 from fedfleet.wire.settings import Broker, parse_broker
 
 START = 10.0
-SBIN = server.SBIN
 
 
 class Running(NamedTuple):
