@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import time
@@ -23,6 +22,7 @@ from fedfleet.cloud.federation import Federation, RoundRecord
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.settings import Rounds
 from fedfleet.cloud.strategies import strategy
+from fedfleet.edge.limits import half
 from fedfleet.models.compiled import Compiled
 from fedfleet.sim.brokers import running
 from fedfleet.wire.errors import FrameError
@@ -122,7 +122,8 @@ def trains_a_round(tmp_path: Path, board: Machine, broker: Broker, small: Compil
     assert until(lambda: board.said("cat", f"/proc/{trainer}/oom_score_adj") == "1000")
     limits = board.said("cat", f"/proc/{trainer}/limits").splitlines()
     (data,) = (line.split()[3] for line in limits if line.startswith("Max data size"))
-    assert int(data) <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    reserved = 1024 * int(status_of(trainer, board)["VmData"].split()[0])  # more than it had when it did
+    assert int(data) <= half() + reserved
     while not cloud.done:
         cloud.step(0.1)
     assert (records[0].reported, records[0].examples) == (1, 20)
