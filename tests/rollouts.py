@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,8 +62,12 @@ def fleet(groups: int = 5, each: int = 10, *, bad_share: float = 0.0) -> list[Bo
 
 
 def bundle(folder: Path, version: str) -> Path:
-    """A bundle without wheels: of what a release is made does not matter here."""
+    """A bundle of one wheel that is none: of what a release is made does not matter here."""
     folder.mkdir(parents=True)
-    said = {"version": version, "python": "3.11", "machine": "aarch64", "wheels": []}
+    name, data = f"thing-{version}-py3-none-any.whl", version.encode()
+    (folder / "wheels").mkdir()
+    (folder / "wheels" / name).write_bytes(data)
+    wheel = {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    said = {"version": version, "python": "3.11", "machine": "aarch64", "wheels": [wheel]}
     (folder / "release.json").write_text(json.dumps(said))
     return folder
