@@ -44,7 +44,8 @@ def running(wanted: str, folder: Path) -> Iterator[Running]:
         return
     # amqtt knows MQTT 3.1.1 only, and leaves a client of version 5 that has a last will without an answer.
     broker = Broker(port=_port(port), mqtt=5 if kind == "mosquitto" else 3)
-    _free(broker)
+    if port:
+        _free(broker)
     with _mosquitto(broker, folder) if kind == "mosquitto" else _amqtt(broker):
         yield Running(broker, f"{kind} on port {broker.port}")
 

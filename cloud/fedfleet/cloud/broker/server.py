@@ -18,6 +18,7 @@ SBIN = "/usr/sbin:/usr/local/sbin"  # where Debian puts mosquitto, and users' PA
 PLUGIN = "mosquitto_acl_file.so"
 PLUGINS = ("../lib/*/mosquitto", "../lib/mosquitto", "../lib")  # from where mosquitto's program lies
 START = 10.0
+GIVEN = set[int]()
 RUNNING = re.compile(r"^.*mosquitto version .* running", re.MULTILINE)
 
 
@@ -87,10 +88,14 @@ def reload(folder: Path) -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, another one each time: who asked before may not listen yet."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
 
 
 def _running(folder: Path) -> int | None:
