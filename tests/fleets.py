@@ -5,16 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from brokers import free_port, mosquitto
+from brokers import free_port
 from certificates import openssl
-from patients import FLEET, said, table
+from patients import FLEET, said, up
 from processes import environment
 
 from fedfleet.cloud.broker.acl import acl
@@ -45,16 +43,7 @@ class Whole:
     def file(self) -> Path:
         return self.folder / "settings.toml"
 
-    @contextmanager
-    def up(self) -> Iterator[None]:
-        """Write the settings, and run the broker where there is one."""
-        self.file.write_text(f"{table(self.top)}{self.more}\n[broker]\n{table(self.broker)}")
-        if not self.listens:
-            yield
-            return
-        (self.folder / "acl").write_text(self.acl)
-        with mosquitto(self.folder, free_port(), *self.lines, f"acl_file {self.folder / 'acl'}"):
-            yield
+    up = up
 
 
 def whole(folder: Path) -> Whole:

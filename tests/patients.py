@@ -41,6 +41,18 @@ def table(values: dict[str, Any]) -> str:
     return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items() if not isinstance(value, dict))
 
 
+@contextmanager
+def up(subject: Any) -> Iterator[None]:
+    """Write the settings of a patient or a whole fleet, and run its broker where there is one."""
+    subject.file.write_text(f"{table(subject.top)}{subject.more}\n[broker]\n{table(subject.broker)}")
+    if not subject.listens:
+        yield
+        return
+    (subject.folder / "acl").write_text(subject.acl)
+    with mosquitto(subject.folder, free_port(), *subject.lines, f"acl_file {subject.folder / 'acl'}"):
+        yield
+
+
 @dataclass
 class Patient:
     """A device with settings, state, certificate and broker. What is changed here before `up` is what doctor meets."""
@@ -65,16 +77,7 @@ class Patient:
     def state(self) -> Path:
         return self.folder / "state"
 
-    @contextmanager
-    def up(self) -> Iterator[None]:
-        """Write the settings, and run the broker where there is one."""
-        self.file.write_text(f"{table(self.top)}{self.more}\n[broker]\n{table(self.broker)}")
-        if not self.listens:
-            yield
-            return
-        (self.folder / "acl").write_text(self.acl)
-        with mosquitto(self.folder, free_port(), *self.lines, f"acl_file {self.folder / 'acl'}"):
-            yield
+    up = up
 
 
 def healthy(folder: Path, authority: Authority) -> Patient:

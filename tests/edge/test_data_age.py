@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from stores import HEADER, RECORD, files, held, numbered
 
-from fedfleet.edge.data import CLOCK_SET, SHARES, Store
+from fedfleet.edge.data import SHARES, Store
+from fedfleet.wire.clock import CLOCK_SET
 
 DAY = 86400.0
 NOW = 1_795_000_000.0

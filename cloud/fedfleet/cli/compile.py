@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from fedfleet.cli.terminal import announce, interruptible, needs, require_writable
+from fedfleet.cli.terminal import announce, interruptible, needs, require_writable, sheet
 from fedfleet.models.quiet import quiet
 
 COSTLIEST = 5
@@ -97,9 +95,4 @@ def _table(facts: dict[str, Any]) -> Table:
         "one step against Keras": f"{facts['difference']:.1e} relative difference",
         "written to": facts["out"],
     }
-    view = Table(box=box.ROUNDED, border_style="dim", show_header=False)
-    view.add_column(justify="right", no_wrap=True)
-    view.add_column(overflow="fold")
-    for name, text in rows.items():
-        view.add_row(name, Text(text))
-    return view
+    return sheet(rows)

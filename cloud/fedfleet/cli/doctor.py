@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fedfleet.cli.options import AsJson
 from fedfleet.cloud.doctor.checks import look
 from fedfleet.wire.doctor import checkup
 
@@ -24,7 +25,7 @@ def doctor(
     where: Annotated[
         Path, typer.Argument(metavar="SETTINGS|PKI", help="An aggregator's settings, or an authority's folder.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what keeps the cloud's side from working, one cause for each broken thing, with its fix.
 

@@ -17,7 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfleet.cli.logs import Format, ending, voice
-from fedfleet.cli.pki import AsJson, Pki, when
+from fedfleet.cli.options import AsJson
+from fedfleet.cli.pki import Pki, when
 from fedfleet.cli.terminal import interruptible, needs
 from fedfleet.cloud.identity import claims, folder
 from fedfleet.cloud.identity.claims import Terms

@@ -11,14 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from fedfleet.cli.options import JsonFile
-from fedfleet.cli.terminal import announce, interruptible, needs
+from fedfleet.cli.terminal import announce, interruptible, needs, sheet
 from fedfleet.wire import files
 from fedfleet.wire.errors import SettingsError
 
@@ -138,7 +135,7 @@ def flash(
 
 def _print(facts: dict[str, Any], json_file: Path | None) -> None:
     """Show the rows of `facts`, and write the rest to a file where one is named."""
-    Console().print(_table(facts.pop("rows")))
+    Console().print(sheet(facts.pop("rows")))
     if json_file is not None:
         files.write(json_file, json.dumps(facts, indent=1).encode())
 
@@ -240,13 +237,3 @@ def _card(report: Report, wanted: Wanted) -> dict[str, Any]:
         "same": list(outcome.same),
         "rows": rows,
     }
-
-
-def _table(rows: dict[str, str]) -> Table:
-    """The report for people."""
-    view = Table(box=box.ROUNDED, border_style="dim", show_header=False)
-    view.add_column(justify="right", no_wrap=True)
-    view.add_column(overflow="fold")
-    for name, text in rows.items():
-        view.add_row(name, Text(text))
-    return view

@@ -12,12 +12,12 @@ import typer
 from rich.console import Console
 
 from fedfleet.cli import screens
+from fedfleet.cli.options import AsJson
 from fedfleet.cli.screens import Screen
 from fedfleet.cloud import fleet
 from fedfleet.cloud.settings import load_aggregator
 
 State = Annotated[Path, typer.Argument(help="The aggregator's state folder, or its settings file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 Watch = Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C: redraw, or print what has changed.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet fleet "
 

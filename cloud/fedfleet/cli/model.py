@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfleet.cli.options import AsJson
 from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.cloud import registry
 from fedfleet.cloud.combine import ALL
@@ -31,7 +32,6 @@ from fedfleet.wire.examples import read
 
 State = Annotated[Path, typer.Argument(help="The aggregator's state folder.")]
 Which = Annotated[str, typer.Argument(help="A round, or a name that was given.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet model "
 
 

@@ -14,3 +14,4 @@ Where = Annotated[
     str, typer.Option(help="auto | mosquitto[:PORT] | amqtt[:PORT] | HOST[:PORT] of one that runs already.")
 ]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Write facts and outcome to this file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfleet.cli.options import AsJson
 from fedfleet.cli.terminal import needs
 from fedfleet.cloud.identity import folder
 from fedfleet.cloud.identity.folder import Fleet
@@ -23,7 +24,6 @@ from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.record import Mismatch
 
 Pki = Annotated[Path, typer.Argument(help="The authority's folder.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet pki "
 
 app = typer.Typer(
@@ -51,7 +51,7 @@ def init(
     if (ca is None) != (ca_key is None):
         raise SettingsError("--ca and --ca-key belong together: give both or neither")
     try:
-        wanted = Fleet(fleet, tuple(host.strip() for host in broker.split(",")), port)
+        wanted = Fleet(fleet, _hosts(broker), port)
     except Mismatch as error:
         raise SettingsError(str(error)) from None
     with needs("cloud"):
@@ -108,15 +108,16 @@ def renew(
     as_json: AsJson = False,
 ) -> None:
     """Renew the certificates of the broker and the cloud, which last five years. Devices renew theirs themselves."""
-    hosts = tuple(host.strip() for host in broker.split(",")) if broker else ()
+    hosts = _hosts(broker) if broker else ()
     with needs("cloud"):
-        from fedfleet.cloud.identity import renew as renewing
+        from fedfleet.cloud.broker.cut import handed_over
+        from fedfleet.cloud.identity.renew import renew as made_anew
 
         try:
-            made = renewing.renew(pki, time.time(), hosts)
+            made = made_anew(pki, time.time(), hosts)
         except Mismatch as error:
             raise SettingsError(str(error)) from None
-        left = renewing.told(pki)
+        left = [each for each in (handed_over(pki, ("broker.pem",)),) if each]
     if as_json:
         print(json.dumps({"renewed": made, "left": left}, indent=1))
         return
@@ -144,6 +145,10 @@ def facts(certificate: Certificate) -> dict[str, Any]:
 def when(seconds: float) -> str:
     """Return a time (seconds since 1970) for people and machines; empty for 0, which is never."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if seconds else ""
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    return tuple(host.strip() for host in text.split(","))
 
 
 def _certificates(pki: Path) -> list[Certificate]:

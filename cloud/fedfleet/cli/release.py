@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfleet.cli.options import AsJson
 from fedfleet.cli.terminal import announce, interruptible, needs
 from fedfleet.cloud.releases import published as repositories
 from fedfleet.cloud.releases.published import Listed, Published
@@ -27,7 +28,6 @@ from fedfleet.wire.topics import Topics
 
 Repo = Annotated[Path, typer.Argument(help="The repository of releases.")]
 Keys = Annotated[Path, typer.Option(help="The folder that has the keys to sign with.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet release "
 PATIENCE = 600.0
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fedfleet.cli.options import AsJson
 from fedfleet.cloud.journal import Journal
 from fedfleet.cloud.rollout import canary, course, releasing
 from fedfleet.cloud.rollout.canary import Canary
@@ -22,7 +23,6 @@ from fedfleet.wire.errors import SettingsError
 from fedfleet.wire.record import Mismatch
 
 Settings = Annotated[Path, typer.Argument(help="The aggregator's settings (TOML).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
 EXAMPLE = "[bold]examples[/bold]\n\nfedfleet rollout "
 EVERYONE = "all"
 

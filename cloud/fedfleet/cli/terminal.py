@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from fedfleet.wire.errors import SettingsError, StoreError
 
@@ -24,6 +27,16 @@ def require_writable(out: Path) -> None:
     nearest = next(path for path in (out, *out.absolute().parents) if os.access(path, os.F_OK))
     if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
         raise StoreError(f"{out}: cannot be written ({nearest} is in the way); choose another folder")
+
+
+def sheet(rows: dict[str, str]) -> Table:
+    """A report for people: a name and a text in each row."""
+    view = Table(box=box.ROUNDED, border_style="dim", show_header=False)
+    view.add_column(justify="right", no_wrap=True)
+    view.add_column(overflow="fold")
+    for name, text in rows.items():
+        view.add_row(name, Text(text))
+    return view
 
 
 @contextmanager

@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from fedfleet.edge.notes import Note, recall, remember
 from fedfleet.edge.segments import MAX_VALUES, Schema, Segment, create, extend, header, inspect
+from fedfleet.wire.clock import CLOCK_SET
 from fedfleet.wire.errors import DataError, SettingsError, StoreError
 from fedfleet.wire.examples import Examples, Labels, check, permutation
 
-CLOCK_SET = 1_704_067_200.0  # 2024-01-01: whoever believes that it is earlier has not been told the time
 SHARES = 8  # a segment is begun at the latest when the newest has reached this part of the age at which examples go
 SEGMENTS, DAMAGED = ("[0-9]" * 10 + suffix for suffix in (".segment", ".damaged"))
 

@@ -12,6 +12,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from fedfleet.edge import board
+from fedfleet.edge.guards import ROOT
+
 LONGEST = 2**31
 
 
@@ -33,20 +36,8 @@ def hold(memory: int) -> None:
 
 
 def reserved() -> int:
-    """Return the bytes that the kernel counts as this process's data, and that it has not touched.
-
-    NumPy 2.5 for 64-bit ARM reserves 250 MB so, of which it uses a few: more than half of a small board's memory.
-    """
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    sizes = {
-        name: int(text.split()[0])
-        for name, _, text in (line.partition(":") for line in status.splitlines())
-        if name in ("VmData", "RssAnon")
-    }
-    return 1024 * max(sizes.get("VmData", 0) - sizes.get("RssAnon", 0), 0)
+    """Return the bytes that count as this process's data, and that it has not touched."""
+    return int(board.reserved(ROOT, os.getpid()) * board.MIB)
 
 
 def compute(seconds: float) -> None:

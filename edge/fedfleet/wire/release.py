@@ -31,14 +31,24 @@ class Release:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        require(VERSION.fullmatch(self.version) is not None, "version must be 1 to 36 characters, first a digit")
-        require_tags(self.groups)
-        require(0 < self.share <= 1, "share must be above 0 and at most 1")
+        require_whom(self.version, self.groups, self.share)
 
     def calls(self, device: str, tags: Collection[str]) -> bool:
         """Whether `device`, which has `tags`, is one of those it is for; each decides alone."""
-        chosen = not self.groups or not set(self.groups).isdisjoint(tags)
-        return chosen and (self.share >= 1 or draw(f"release {self.version}", 0, device) < self.share)
+        return takes_part(self.version, self.groups, self.share, device, tags)
+
+
+def require_whom(version: str, groups: tuple[str, ...], share: float) -> None:
+    """Raise Mismatch unless `version` can be handed out to a `share` of the devices with any of the tags `groups`."""
+    require(VERSION.fullmatch(version) is not None, "version must be 1 to 36 characters, first a digit")
+    require_tags(groups)
+    require(0 < share <= 1, "share must be above 0 and at most 1")
+
+
+def takes_part(version: str, groups: tuple[str, ...], share: float, device: str, tags: Collection[str]) -> bool:
+    """Whether `device`, which has `tags`, is one of a `share` of those with any of the tags `groups`, all without."""
+    chosen = not groups or not set(groups).isdisjoint(tags)
+    return chosen and (share >= 1 or draw(f"release {version}", 0, device) < share)
 
 
 def said(version: str, word: str, why: str = "") -> str:

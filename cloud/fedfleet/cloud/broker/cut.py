@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from fedfleet.cloud.broker import server
-from fedfleet.cloud.broker.folder import copied, kept
+from fedfleet.cloud.broker.folder import CHANGING, copied, kept
 from fedfleet.cloud.identity import authority
 from fedfleet.cloud.identity.folder import link, read
 from fedfleet.wire import files
@@ -34,20 +34,28 @@ def cut(pki: Path, device: str) -> list[str]:
     Returns what is left for people to do, in order, a line each; nothing where it has been done. Raises SettingsError
     for files of the PKI folder that cannot be read.
     """
-    folder, then = kept(pki), f"then end its session: fedfleet broker kick {pki} {device}"
-    try:
-        if folder != pki:
-            copied(pki, folder)
-    except StoreError as error:
-        return [f"{error}; give the broker crl.pem and acl of {pki}, and send it SIGHUP", then]
-    elsewhere = server.reload(folder)
-    if elsewhere:
-        return [f"{elsewhere}; if it reads other files, give it crl.pem and acl of {folder} before", then]
+    if left := handed_over(pki, CHANGING):
+        return [left, f"then end its session: fedfleet broker kick {pki} {device}"]
     try:
         kick(pki, device)
     except BusDown as error:
         return [f"end its session, once the broker can be reached: fedfleet broker kick {pki} {device} ({error})"]
     return []
+
+
+def handed_over(pki: Path, names: tuple[str, ...]) -> str:
+    """Have the broker of a PKI folder read the files `names` of it anew; returns what is left for people to do, if any.
+
+    Raises SettingsError for files of the PKI folder that cannot be read.
+    """
+    folder, what = kept(pki), " and ".join(names)
+    try:
+        if folder != pki:
+            copied(pki, folder, names)
+    except StoreError as error:
+        return f"{error}; give the broker {what} of {pki}, and send it SIGHUP"
+    elsewhere = server.reload(folder)
+    return f"{elsewhere}; if it reads other files, give it {what} of {folder} before" if elsewhere else ""
 
 
 def kick(pki: Path, device: str) -> None:

@@ -18,11 +18,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fedfleet.cloud.identity import folder
 from fedfleet.cloud.identity.extensions import extended, name
+from fedfleet.wire.clock import CLOCK_SET
 from fedfleet.wire.enrolment import BACKDATED
 from fedfleet.wire.errors import SettingsError
 
 DEVICE, SERVER, AUTHORITY = timedelta(days=730), timedelta(days=5 * 365), timedelta(days=20 * 365)
-SENSIBLE = datetime(2024, 1, 1, tzinfo=UTC)
 Private = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -128,7 +128,7 @@ def of(pki: Path, now: float) -> Authority:
 
 def require_clock(now: float) -> None:
     """Raise SettingsError where the clock cannot be right."""
-    if _time(now) < SENSIBLE:
+    if now < CLOCK_SET:
         raise SettingsError(f"the clock shows {_time(now):%Y-%m-%d}; set it before certificates are made")
 
 

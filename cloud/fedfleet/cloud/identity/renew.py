@@ -7,12 +7,10 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from fedfleet.cloud.broker import server
-from fedfleet.cloud.broker.folder import copied, kept
 from fedfleet.cloud.identity import authority, folder
 from fedfleet.wire import files
 from fedfleet.wire.enrolment import ROLES
-from fedfleet.wire.errors import SettingsError, StoreError
+from fedfleet.wire.errors import SettingsError
 
 
 def renew(pki: Path, now: float, hosts: tuple[str, ...] = ()) -> list[str]:
@@ -32,18 +30,6 @@ def renew(pki: Path, now: float, hosts: tuple[str, ...] = ()) -> list[str]:
         files.write(pki / f"{name}.pem", pem)
     files.write(pki / folder.FLEET, fleet.text.encode())  # last: devices are told of names that the certificate has
     return list(made)
-
-
-def told(pki: Path) -> list[str]:
-    """Give the broker its new certificate; returns what is left for people to do, a line each."""
-    found = kept(pki)
-    try:
-        if found != pki:
-            copied(pki, found, ("broker.pem",))
-    except StoreError as error:
-        return [f"{error}; give the broker broker.pem of {pki}, and send it SIGHUP"]
-    left = server.reload(found)
-    return [f"{left}; if it reads other files, give it broker.pem of {found} before"] if left else []
 
 
 def _public(path: Path) -> ec.EllipticCurvePublicKey:

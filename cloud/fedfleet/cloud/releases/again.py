@@ -6,18 +6,18 @@ from collections.abc import Sequence
 
 from securesystemslib.signer import CryptoSigner
 
-from fedfleet.cloud.releases.repository import Repository
+from fedfleet.cloud.releases.repository import Repository, next_serial
 from fedfleet.wire.errors import SettingsError
 
 
 def sign_again(repo: Repository, version: str, keys: Sequence[CryptoSigner]) -> str:
     """Give all files of `version` the highest serial, and return which signatures are missing. Raises SettingsError."""
     targets = repo.targets.signed
-    serials = [file.unrecognized_fields.get("custom", {}).get("serial", 0) for file in targets.targets.values()]
+    serial = next_serial(targets)
     own = {path: file for path, file in targets.targets.items() if path.startswith(f"{version}/")}
     if not own:
         raise SettingsError(f"the repository has no version {version}")
     for file in own.values():
-        custom = {**file.unrecognized_fields.get("custom", {}), "serial": max(serials) + 1}
+        custom = {**file.unrecognized_fields.get("custom", {}), "serial": serial}
         file.unrecognized_fields["custom"] = custom
     return repo.change(targets, keys)

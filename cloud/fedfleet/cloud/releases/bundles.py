@@ -7,7 +7,7 @@ from pathlib import Path
 
 from securesystemslib.signer import CryptoSigner
 
-from fedfleet.cloud.releases.repository import Repository
+from fedfleet.cloud.releases.repository import Repository, next_serial
 from fedfleet.wire import files
 from fedfleet.wire.bundle import FILE, Bundle, parse
 from fedfleet.wire.errors import DataError, SettingsError
@@ -36,10 +36,8 @@ def add(repo: Repository, folder: Path, keys: Sequence[CryptoSigner]) -> tuple[B
     bundle = read(folder)
     place = f"{bundle.version}/{bundle.machine}-{bundle.python}"
     targets = repo.targets.signed
-    newest = max(
-        (file.unrecognized_fields.get("custom", {}).get("serial", 0) for file in targets.targets.values()), default=0
-    )
-    custom = {"version": bundle.version, "machine": bundle.machine, "python": bundle.python, "serial": newest + 1}
+    board = {"version": bundle.version, "machine": bundle.machine, "python": bundle.python}
+    custom = {**board, "serial": next_serial(targets)}
     sources = {FILE: folder / FILE, **{wheel.name: folder / "wheels" / wheel.name for wheel in bundle.wheels}}
     for name, source in sources.items():
         path = f"{place}/{name}"

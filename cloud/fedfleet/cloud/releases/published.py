@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from fedfleet.wire import files
-from fedfleet.wire.calling import require_tags
 from fedfleet.wire.errors import SettingsError, StoreError
-from fedfleet.wire.messages import VERSION, Blob
-from fedfleet.wire.record import Mismatch, build, plain, require
+from fedfleet.wire.messages import Blob
+from fedfleet.wire.record import Mismatch, build, plain
+from fedfleet.wire.release import require_whom
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,7 @@ class Published:
     share: float = 1.0
 
     def __post_init__(self) -> None:
-        require(VERSION.fullmatch(self.version) is not None, "version must be 1 to 36 characters, first a digit")
-        require_tags(self.groups)
-        require(0 < self.share <= 1, "share must be above 0 and at most 1")
+        require_whom(self.version, self.groups, self.share)
 
 
 @dataclass(frozen=True)

@@ -209,6 +209,12 @@ class Repository:
             raise StoreError(f"{path} cannot be read: {error}") from None
 
 
+def next_serial(targets: Targets) -> int:
+    """Return the serial of what is added next, above those of all releases that are listed."""
+    listed = targets.targets.values()
+    return max((file.unrecognized_fields.get("custom", {}).get("serial", 0) for file in listed), default=0) + 1
+
+
 def _sign(whole: Metadata[Any], keys: Iterable[CryptoSigner], *by: Root, append: bool = False) -> None:
     """Sign with those of `keys` that one of the roots `by` trusts for this role."""
     trusted = {keyid for root in by for keyid in root.roles[whole.signed.type].keyids}

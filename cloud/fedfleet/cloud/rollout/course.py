@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 from fedfleet.wire.calling import require_tags
 from fedfleet.wire.errors import SettingsError
-from fedfleet.wire.messages import draw
 from fedfleet.wire.record import require
+from fedfleet.wire.release import takes_part
 
 STATES = ("running", "waiting", "done", "aborted")
 MAX_GROUPS = 64
@@ -210,9 +210,7 @@ def _count(version: str, members: Mapping[str, Report]) -> Count:
 
 
 def _takes(group: Group, version: str, device: str, report: Report) -> bool:
-    """The same as wire's `Release.calls`, by which each device decides for itself."""
-    chosen = not group.tags or not set(group.tags).isdisjoint(report.tags)
-    return chosen and (group.share >= 1 or draw(f"release {version}", 0, device) < group.share)
+    return takes_part(version, group.tags, group.share, device, report.tags)
 
 
 def _onward(rollout: Rollout) -> Rollout:

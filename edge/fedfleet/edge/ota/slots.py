@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fedfleet.edge.ota import wheels
 from fedfleet.wire import files
-from fedfleet.wire.bundle import FILE, Bundle, Wheel
+from fedfleet.wire.bundle import FILE, Bundle, Wheel, parse
 from fedfleet.wire.errors import ReleaseError, StoreError
 from fedfleet.wire.messages import VERSION
 from fedfleet.wire.record import Mismatch, build, plain
@@ -141,8 +141,8 @@ class Slots:
     def _listed(self, wheel: Wheel) -> bool:
         """Whether the running slot was made of this wheel; one of the same name may have another content."""
         try:
-            return wheel in build(Bundle, json.loads(self.release(self.own)), strict=False).wheels
-        except (ValueError, Mismatch):
+            return wheel in parse(self.release(self.own)).wheels
+        except Mismatch:
             return False
 
     def _link(self, name: str, version: str) -> None:

@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from fedfleet.wire.clock import CLOCK_SET
 from fedfleet.wire.doctor import pem
 from fedfleet.wire.doctor.checkup import Cause, Finding, beside, failed, fine
 from fedfleet.wire.doctor.kept import there
 from fedfleet.wire.errors import StoreError
 from fedfleet.wire.settings import Broker
 
-CLOCK_SET = 1_704_067_200.0  # 2024-01-01: whoever believes that it is earlier has not been told the time
 SOON = 0.1  # the share of a certificate's life after which whoever renews it has had time enough
 WITHOUT = beside("the openssl command is not installed, nothing else reads certificates")
 
