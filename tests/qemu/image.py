@@ -251,7 +251,7 @@ def _needed(kernel: Path, version: str, names: Sequence[str]) -> list[Path]:
 
 def _initrd(building: Path, kernel: Path, modules: list[Path]) -> None:
     tree = building / "ramdisk"
-    for folder in ("bin", "boot", "dev", "modules", "proc", "root", "sys"):
+    for folder in ("bin", "boot", "dev", "modules", "proc", "system", "sys"):
         (tree / folder).mkdir(parents=True)
     shutil.copy(kernel / "bin" / "busybox", tree / "bin" / "busybox")
     for module in modules:
